@@ -1,0 +1,42 @@
+"""How an engine is to run: the values behind the command line, checked where they are used."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+DEFAULT_BLOCK_SIZE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """One engine's settings. None means: decided at load time from the model and the machine.
+
+    Attributes:
+        model: a GGUF file, or a directory in Hugging Face layout (config.json, safetensors, tokenizer).
+        max_model_len: longest prompt + output of one request, in tokens.
+        max_num_seqs: most requests that run in one step.
+        max_batch_tokens: most query tokens in one step (the budget of chunked prefill).
+        block_size: tokens in one KV block.
+        kv_cache_bytes: memory for KV blocks; None takes what `memory_percent` of the memory limit leaves.
+        memory_percent: share of the memory limit (cgroup or device) that the engine may plan with.
+        max_waiting: most requests that may wait; more are refused with 429.
+        dtype: compute and weight type: "auto", "float32", "bfloat16" or "float16".
+        device: "auto", "cpu" or "cuda".
+        num_threads: compute threads; None takes the cgroup's CPU quota.
+        seed: base of the random streams of requests that bring no seed of their own.
+    """
+
+    model: Path
+    max_model_len: int | None = None
+    max_num_seqs: int = 64
+    max_batch_tokens: int = 512
+    block_size: int = DEFAULT_BLOCK_SIZE
+    kv_cache_bytes: int | None = None
+    memory_percent: int = 90
+    prefix_caching: bool = True
+    max_waiting: int = 1024
+    dtype: str = "auto"
+    device: str = "auto"
+    num_threads: int | None = None
+    seed: int = 0

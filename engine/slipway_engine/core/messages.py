@@ -1,0 +1,159 @@
+"""What crosses the line between the HTTP process and the core process: small frozen records.
+
+Requests go down, one `StepOutput` a step comes up. Nothing here is ever pickled: `encode` and `decode` use
+MessagePack with one tag per record, and `decode` builds only the records named in this file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, TypeAlias
+
+import msgpack
+
+from slipway_engine.sampling import SamplingParams
+
+FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class NewRequest:
+    """One sequence to generate. `arrival` is `time.monotonic()` at the HTTP side, in seconds.
+
+    `priority`: smaller runs first (FCFS within one value). `cache_salt` separates the prefix caches of
+    tenants. `prompt_logprobs` asks for the log-probability of each prompt token (and that many alternatives).
+    """
+
+    request_id: str
+    prompt_token_ids: tuple[int, ...]
+    sampling: SamplingParams
+    arrival: float
+    priority: int = 0
+    cache_salt: str = ""
+    prompt_logprobs: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """Stop these requests at once and free what they hold; unknown ids are ignored."""
+
+    request_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Shutdown:
+    """Leave the core loop; what still runs is aborted."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The chosen token's natural-log probability, and the most likely alternatives, best first."""
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RequestOutput:
+    """What one step brought for one request.
+
+    `stop_reason` is the stop token's id where one of `stop_token_ids` ended it. `cached_tokens`,
+    `queue_seconds` and `prefill_seconds` are set with the first token. `error` is a sentence, set with `finish_reason` "error".
+    """
+
+    request_id: str
+    new_token_ids: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
+    finish_reason: FinishReason | None = None
+    stop_reason: int | None = None
+    cached_tokens: int = 0
+    queue_seconds: float = 0.0
+    prefill_seconds: float = 0.0
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CoreStats:
+    """Gauges and lifetime counters of the core, as of the end of a step. Names follow vLLM's metrics."""
+
+    num_requests_running: int = 0
+    num_requests_waiting: int = 0
+    kv_blocks_used: int = 0
+    kv_blocks_total: int = 0
+    num_preemptions: int = 0
+    prefix_cache_queries: int = 0
+    prefix_cache_hits: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    steps: int = 0
+    step_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutput:
+    """All that one step brought, and the state after it."""
+
+    outputs: tuple[RequestOutput, ...] = ()
+    stats: CoreStats = field(default_factory=CoreStats)
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The core has loaded the model. Limits are in tokens; `load_seconds` maps a phase's name to seconds."""
+
+    max_model_len: int
+    vocab_size: int
+    num_kv_blocks: int
+    block_size: int
+    max_num_seqs: int
+    dtype: str
+    device: str
+    eos_token_ids: tuple[int, ...]
+    load_seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The core could not start or cannot go on; `reason` is an `EngineError.reason`."""
+
+    reason: str
+    message: str
+
+
+Message: TypeAlias = NewRequest | Abort | Shutdown | StepOutput | Ready | Failed
+
+_RECORDS: dict[str, type[Any]] = {
+    record.__name__: record for record in (NewRequest, Abort, Shutdown, StepOutput, Ready, Failed)
+}
+
+
+def encode(message: Message) -> bytes:
+    """Return the message as MessagePack: `[name, {field: value}]`."""
+    packed: bytes = msgpack.packb([type(message).__name__, asdict(message)], use_bin_type=True)
+    return packed
+
+
+def decode(data: bytes) -> Message:
+    """Return the record in `data`. Raises ValueError where it is none of this module's records."""
+    name, values = msgpack.unpackb(data, raw=False, strict_map_key=False, use_list=False)
+    record = _RECORDS.get(name)
+    if record is None:
+        raise ValueError(f"{name!r} is no message of the engine core.")
+    if record is NewRequest:
+        values["sampling"] = SamplingParams(**values["sampling"])
+    elif record is StepOutput:
+        values["outputs"] = tuple(_request_output(output) for output in values["outputs"])
+        values["stats"] = CoreStats(**values["stats"])
+    unknown = values.keys() - {f.name for f in fields(record)}
+    if unknown:
+        raise ValueError(f"{name} has unknown fields {sorted(unknown)}.")
+    message: Message = record(**values)
+    return message
+
+
+def _request_output(values: dict[str, Any]) -> RequestOutput:
+    for name in ("logprobs", "prompt_logprobs"):
+        values[name] = tuple(TokenLogprob(**entry) for entry in values[name])
+    return RequestOutput(**values)

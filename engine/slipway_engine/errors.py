@@ -1,0 +1,83 @@
+"""Every way the engine can refuse, as one exception tree.
+
+    EngineError
+    ├── InvalidArgument      a flag or a configuration value cannot be used
+    ├── ModelNotFound        the source names nothing
+    ├── ModelAccessDenied    the source exists, the credentials do not open it
+    ├── ModelUnsupported     a format, an architecture or a feature that the engine does not run
+    ├── ModelCorrupt         a file contradicts itself
+    ├── DownloadFailed       the source did not answer; trying again may help
+    ├── DoesNotFit           the memory plan has no room
+    └── RequestError         one request is wrong; the others are not concerned
+
+`reason` is a stable CamelCase word (it becomes the reason of a Kubernetes condition); the message is one
+sentence that says what to write or run instead.
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Base of all errors that the engine raises on purpose."""
+
+    reason = "Internal"
+
+
+class InvalidArgument(EngineError):
+    """A flag or a configuration value cannot be used."""
+
+    reason = "InvalidArgument"
+
+
+class ModelNotFound(EngineError):
+    """The source names no model."""
+
+    reason = "ModelNotFound"
+
+
+class ModelAccessDenied(EngineError):
+    """The source exists, but the credentials given do not open it."""
+
+    reason = "ModelAccessDenied"
+
+
+class ModelUnsupported(EngineError):
+    """The model needs a format, an architecture or a feature that the engine does not run."""
+
+    reason = "ModelUnsupported"
+
+
+class ModelCorrupt(EngineError):
+    """A model file contradicts itself, its index or its checksum."""
+
+    reason = "ModelCorrupt"
+
+
+class DownloadFailed(EngineError):
+    """The source did not deliver; trying again may help."""
+
+    reason = "DownloadFailed"
+
+
+class DoesNotFit(EngineError):
+    """The memory plan has no room for the model with the limits asked for."""
+
+    reason = "DoesNotFit"
+
+
+class RequestError(EngineError):
+    """One request cannot be served as it was sent.
+
+    `param` is the request's field at fault (or None), `code` a stable snake_case word for programs,
+    `status` the HTTP status that says it.
+    """
+
+    reason = "InvalidRequest"
+
+    def __init__(
+        self, message: str, *, param: str | None = None, code: str = "invalid_value", status: int = 400
+    ) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+        self.status = status

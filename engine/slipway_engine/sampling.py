@@ -1,0 +1,67 @@
+"""What a request asks of the sampler: plain values, validated once, shared by the HTTP side and the core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import isfinite
+
+from slipway_engine.errors import RequestError
+
+MAX_LOGPROBS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Sampling of one sequence; the names and ranges are those of the OpenAI API and of vLLM's extensions.
+
+    `temperature` 0 is greedy. `top_k` 0 (or -1) switches top-k off. `logprobs` is the number of alternatives
+    returned for each generated token beside the chosen one (None: no log-probabilities at all).
+    `stop_token_ids` end a sequence; `eos` does too unless `ignore_eos`. Stop strings are matched on text,
+    outside the core.
+    """
+
+    max_tokens: int = 16
+    min_tokens: int = 0
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+    logprobs: int | None = None
+    ignore_eos: bool = False
+    stop_token_ids: tuple[int, ...] = ()
+    logit_bias: dict[int, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range, naming the field and the range."""
+        _within("max_tokens", self.max_tokens, 1, None)
+        _within("min_tokens", self.min_tokens, 0, self.max_tokens)
+        _within("temperature", self.temperature, 0, 100)
+        _within("top_p", self.top_p, 0, 1, low_open=True)
+        _within("top_k", self.top_k, -1, None)
+        _within("min_p", self.min_p, 0, 1)
+        _within("presence_penalty", self.presence_penalty, -2, 2)
+        _within("frequency_penalty", self.frequency_penalty, -2, 2)
+        _within("repetition_penalty", self.repetition_penalty, 0, 100, low_open=True)
+        if self.logprobs is not None:
+            _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        for bias in self.logit_bias.values():
+            _within("logit_bias", bias, -100, 100)
+
+    @property
+    def greedy(self) -> bool:
+        """True where the most likely token is always taken."""
+        return self.temperature == 0
+
+
+def _within(name: str, value: float, low: float, high: float | None, *, low_open: bool = False) -> None:
+    inside = (
+        isfinite(value) and (value > low if low_open else value >= low) and (high is None or value <= high)
+    )
+    if not inside:
+        lower = f"greater than {low:g}" if low_open else f"at least {low:g}"
+        upper = "" if high is None else f" and at most {high:g}"
+        raise RequestError(f"{name} is {value:g}; it must be {lower}{upper}.", param=name)
