@@ -59,7 +59,8 @@ class RequestOutput:
     """What one step brought for one request.
 
     `stop_reason` is the stop token's id where one of `stop_token_ids` ended it. `cached_tokens`,
-    `queue_seconds` and `prefill_seconds` are set with the first token. `error` is a sentence, set with `finish_reason` "error".
+    `queue_seconds` and `prefill_seconds` are set with the first token. `error` is a sentence, set with
+    `finish_reason` "error".
     """
 
     request_id: str

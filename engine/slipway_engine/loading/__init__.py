@@ -1,0 +1,1 @@
+"""From files to weights: checked readers of untrusted model files, one tensor at a time."""

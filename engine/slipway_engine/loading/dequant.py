@@ -1,0 +1,153 @@
+"""GGML's packed blocks unpacked to float32: one vectorised function for each type, exact to the bit.
+
+Each takes the blocks of a tensor as rows of bytes and returns the elements as rows of float32. Layouts follow
+the GGML specification of each type; nibbles hold the first half of a group low and the second half high.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from slipway_engine.errors import ModelUnsupported
+from slipway_engine.loading.gguf import Bytes, GGUFFile, TensorInfo
+
+Floats = npt.NDArray[np.float32]
+
+CHUNK_ELEMENTS = 1 << 20  # bounds the temporaries of a large tensor, and keeps them near the cache
+
+
+def dequantise(blocks: Bytes, type_name: str) -> Floats:
+    """Return the elements of `blocks` ([blocks, bytes per block]) as [blocks, elements per block]."""
+    unpack = _UNPACK.get(type_name)
+    if unpack is None:
+        known = ", ".join(_UNPACK)
+        raise ModelUnsupported(
+            f"the tensor type {type_name} is not supported; convert the model to one of {known}."
+        )
+    return unpack(blocks)
+
+
+def read_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> torch.Tensor:
+    """Return one tensor of `file` in `dtype`; chunks keep the peak near the result."""
+    info = file.tensors[name]
+    out = torch.empty(info.shape, dtype=dtype)
+    read_into(file, info, out.view(-1))
+    return out
+
+
+def read_into(file: GGUFFile, info: TensorInfo, flat: torch.Tensor) -> None:
+    """Unpack the tensor `info` into `flat`, a one-dimensional tensor of the same number of elements."""
+    if info.type.name not in _UNPACK:
+        raise ModelUnsupported(
+            f"{file.path}: the tensor {info.name!r} has the type {info.type.name}, which is not supported; "
+            f"convert the model to one of {', '.join(_UNPACK)}."
+        )
+    blocks = file.raw(info.name).reshape(-1, info.type.size)
+    step = max(1, CHUNK_ELEMENTS // info.type.block)
+    for start in range(0, len(blocks), step):
+        values = dequantise(blocks[start : start + step], info.type.name).reshape(-1)
+        at = start * info.type.block
+        flat[at : at + len(values)].copy_(torch.from_numpy(values))
+
+
+def _f32(blocks: Bytes) -> Floats:
+    return np.array(blocks).view("<f4").astype(np.float32, copy=False)
+
+
+def _f16(blocks: Bytes) -> Floats:
+    return _half(blocks)
+
+
+def _bf16(blocks: Bytes) -> Floats:
+    widened = np.array(blocks).view("<u2").astype(np.uint32) << np.uint32(16)
+    return widened.view(np.float32)
+
+
+def _q4_0(blocks: Bytes) -> Floats:
+    scale, packed = _half(blocks[:, :2]), blocks[:, 2:]
+    return scale * (_nibbles(packed).astype(np.float32) - 8)
+
+
+def _q4_1(blocks: Bytes) -> Floats:
+    scale, low, packed = _half(blocks[:, :2]), _half(blocks[:, 2:4]), blocks[:, 4:]
+    return scale * _nibbles(packed).astype(np.float32) + low
+
+
+def _q5_0(blocks: Bytes) -> Floats:
+    scale, high, packed = _half(blocks[:, :2]), blocks[:, 2:6], blocks[:, 6:]
+    return scale * ((_nibbles(packed) | _fifth_bits(high)).astype(np.float32) - 16)
+
+
+def _q5_1(blocks: Bytes) -> Floats:
+    scale, low = _half(blocks[:, :2]), _half(blocks[:, 2:4])
+    high, packed = blocks[:, 4:8], blocks[:, 8:]
+    return scale * (_nibbles(packed) | _fifth_bits(high)).astype(np.float32) + low
+
+
+def _q8_0(blocks: Bytes) -> Floats:
+    return _half(blocks[:, :2]) * np.array(blocks[:, 2:]).view(np.int8).astype(np.float32)
+
+
+def _q4_k(blocks: Bytes) -> Floats:
+    """256 elements in 8 groups of 32; each group has a 6-bit scale and a 6-bit minimum."""
+    count = len(blocks)
+    scale, low = _half(blocks[:, :2]), _half(blocks[:, 2:4])
+    scales, lows = _six_bit_pairs(blocks[:, 4:16])
+    packed = blocks[:, 16:].reshape(count, 4, 32)
+    values = np.stack([packed & 0x0F, packed >> 4], axis=2).reshape(count, 8, 32).astype(np.float32)
+    unpacked = (scale * scales)[:, :, None] * values - (low * lows)[:, :, None]
+    return unpacked.reshape(count, 256)
+
+
+def _q6_k(blocks: Bytes) -> Floats:
+    """256 elements in 16 groups of 16; low 4 and high 2 bits lie apart, scales are signed bytes."""
+    count = len(blocks)
+    low = blocks[:, :128].reshape(count, 2, 1, 64) >> np.array([0, 4], np.uint8).reshape(1, 1, 2, 1)
+    high = blocks[:, 128:192].reshape(count, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
+    six = (low & 0x0F).reshape(count, 8, 32) | ((high & 3) << 4).reshape(count, 8, 32)
+    values = (six.astype(np.float32) - 32).reshape(count, 16, 16)
+    scales = _half(blocks[:, 208:]) * np.array(blocks[:, 192:208]).view(np.int8).astype(np.float32)
+    return (scales[:, :, None] * values).reshape(count, 256)
+
+
+def _half(raw: Bytes) -> Floats:
+    """Read little-endian float16; signalling values in a damaged file must not warn."""
+    with np.errstate(invalid="ignore"):
+        return np.array(raw).view("<f2").astype(np.float32)
+
+
+def _nibbles(packed: Bytes) -> Bytes:
+    return np.concatenate([packed & 0x0F, packed >> 4], axis=1)
+
+
+def _fifth_bits(high: Bytes) -> Bytes:
+    """Return bit i of each 32-bit word as 0 or 16 for element i."""
+    return np.unpackbits(high, axis=1, bitorder="little") << np.uint8(4)
+
+
+def _six_bit_pairs(packed: Bytes) -> tuple[Floats, Floats]:
+    """Unpack the 12 bytes that hold 8 scales and 8 minima of 6 bits each."""
+    first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
+    scales = np.concatenate([first & 0x3F, (third & 0x0F) | ((first >> 2) & 0x30)], axis=1)
+    lows = np.concatenate([second & 0x3F, (third >> 4) | ((second >> 2) & 0x30)], axis=1)
+    return scales.astype(np.float32), lows.astype(np.float32)
+
+
+_UNPACK: dict[str, Callable[[Bytes], Floats]] = {
+    "F32": _f32,
+    "F16": _f16,
+    "BF16": _bf16,
+    "Q8_0": _q8_0,
+    "Q4_0": _q4_0,
+    "Q4_1": _q4_1,
+    "Q5_0": _q5_0,
+    "Q5_1": _q5_1,
+    "Q4_K": _q4_k,
+    "Q6_K": _q6_k,
+}
+
+SUPPORTED_TYPES = tuple(_UNPACK)

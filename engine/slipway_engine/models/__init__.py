@@ -1,0 +1,1 @@
+"""Decoders as configuration: pure functions from flattened tokens to hidden states."""
