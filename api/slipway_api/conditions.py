@@ -1,0 +1,62 @@
+"""The conditions of an LLMDeployment and every reason they can carry: stable words that people alert on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Condition(StrEnum):
+    """Condition types, in the order in which the status lists them."""
+
+    ACCEPTED = "Accepted"
+    MODEL_READY = "ModelReady"
+    AVAILABLE = "Available"
+    RECONCILING = "Reconciling"
+    STALLED = "Stalled"
+    READY = "Ready"
+
+
+class Reason(StrEnum):
+    """Why a condition has its value. The comment beside each says which state it names."""
+
+    # all is well
+    ACCEPTED = "Accepted"  # the object can be planned
+    READY = "Ready"  # all replicas wanted serve
+    MODEL_LOADED = "ModelLoaded"  # at least one replica has the model in memory
+    SUSPENDED = "Suspended"  # parked on purpose
+    SCALED_TO_ZERO = "ScaledToZero"  # zero replicas asked for
+    UP_TO_DATE = "UpToDate"  # nothing left to change
+    # on the way
+    PROGRESSING = "Progressing"  # a change is being rolled out
+    FETCHING = "Fetching"  # the model is being downloaded
+    LOADING = "Loading"  # the engine reads the weights
+    STARTING = "Starting"  # containers are being created
+    SCHEDULING = "Scheduling"  # pods wait for a node
+    TERMINATING = "Terminating"  # old pods finish their streams
+    MINIMUM_REPLICAS_UNAVAILABLE = "MinimumReplicasUnavailable"  # fewer replicas serve than asked for
+    # the object
+    INVALID_SPEC = "InvalidSpec"  # a combination of fields that the schema could not refuse
+    UNKNOWN_ACCELERATOR = "UnknownAccelerator"  # accelerator.type is not in the catalogue
+    # the model, as the engine reports it
+    MODEL_NOT_FOUND = "ModelNotFound"
+    MODEL_ACCESS_DENIED = "ModelAccessDenied"
+    MODEL_UNSUPPORTED = "ModelUnsupported"
+    MODEL_CORRUPT = "ModelCorrupt"
+    DOWNLOAD_FAILED = "DownloadFailed"
+    DOES_NOT_FIT = "DoesNotFit"
+    INVALID_ARGUMENT = "InvalidArgument"
+    # the cluster
+    UNSCHEDULABLE = "Unschedulable"
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    PULL_SECRET_MISSING = "PullSecretMissing"  # noqa: S105 - a reason, not a secret
+    CONFIG_MISSING = "ConfigMissing"  # a Secret, ConfigMap or claim that the pod names is absent
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    LIMIT_RANGE_VIOLATED = "LimitRangeViolated"
+    POD_SECURITY_DENIED = "PodSecurityDenied"
+    ADMISSION_DENIED = "AdmissionDenied"
+    OUT_OF_MEMORY = "OutOfMemory"
+    ENGINE_CRASHED = "EngineCrashed"
+    ENGINE_UNHEALTHY = "EngineUnhealthy"
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    CHILD_CONFLICT = "ChildConflict"  # an object of the child's name belongs to somebody else
+    APPLY_FAILED = "ApplyFailed"  # the API server refused a child for another reason
