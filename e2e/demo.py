@@ -1,7 +1,7 @@
 """The main job, watched: a cluster, the operator, an `LLMDeployment`, an answer from the model.
 
-Run as `make demo` (or `python3 -m e2e.demo`). Standard library only, so that nothing has to be installed first.
-Each phase is timed; running it again reuses the cluster, the images and the model that are already there.
+Run as `make demo` (or `python3 -m e2e.demo`). Standard library only, so that nothing has to be installed
+first. Each phase is timed; running it again reuses the cluster, the images and the model that are there.
 """
 
 from __future__ import annotations
@@ -200,7 +200,8 @@ def ask(url: str, screen: Screen) -> None:
     )
     screen.line(screen.paint("1", f"> {QUESTION}"))
     print("  ", end="")
-    begun, first, usage, answer = time.monotonic(), 0.0, {}, ""
+    begun, first, answer = time.monotonic(), 0.0, ""
+    usage: dict[str, int] = {}
     with urllib.request.urlopen(request, timeout=120) as response:  # noqa: S310
         for raw in response:
             data = raw.decode().strip().removeprefix("data: ")
@@ -240,8 +241,7 @@ def closing_words(kubectl: Kubectl, screen: Screen) -> None:
   export KUBECONFIG={kubectl.kubeconfig}
   {kubectl.program} -n {NAMESPACE} port-forward service/{NAME} 8000:80 &
   curl -s http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{curl_body}'
-  python3 -c 'from openai import OpenAI; print(OpenAI(base_url="http://127.0.0.1:8000/v1", api_key="none")\\
-    .chat.completions.create(model="{NAME}", messages=[{{"role": "user", "content": "Hello!"}}]).choices[0].message.content)'
+  # or any OpenAI client, with base_url http://127.0.0.1:8000/v1 and any api_key
 {screen.paint("1", "Change it")}
   {kubectl.program} -n {NAMESPACE} scale llmdep/{NAME} --replicas 2
   {kubectl.program} -n {NAMESPACE} describe llmdep/{NAME}
