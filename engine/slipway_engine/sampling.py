@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from math import isfinite
 
 from slipway_engine.errors import RequestError
 
 MAX_LOGPROBS = 20
+MAX_SEED = 2**63 - 1
+MAX_TOKENS = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +38,17 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, naming the field and the range."""
-        _within("max_tokens", self.max_tokens, 1, None)
+        _within("max_tokens", self.max_tokens, 1, MAX_TOKENS)
         _within("min_tokens", self.min_tokens, 0, self.max_tokens)
         _within("temperature", self.temperature, 0, 100)
         _within("top_p", self.top_p, 0, 1, low_open=True)
-        _within("top_k", self.top_k, -1, None)
+        _within("top_k", self.top_k, -1, MAX_TOKENS)
         _within("min_p", self.min_p, 0, 1)
         _within("presence_penalty", self.presence_penalty, -2, 2)
         _within("frequency_penalty", self.frequency_penalty, -2, 2)
         _within("repetition_penalty", self.repetition_penalty, 0, 100, low_open=True)
+        if self.seed is not None:
+            _within("seed", self.seed, -MAX_SEED, MAX_SEED)
         if self.logprobs is not None:
             _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         for bias in self.logit_bias.values():
@@ -57,11 +60,14 @@ class SamplingParams:
         return self.temperature == 0
 
 
-def _within(name: str, value: float, low: float, high: float | None, *, low_open: bool = False) -> None:
-    inside = (
-        isfinite(value) and (value > low if low_open else value >= low) and (high is None or value <= high)
-    )
+def _within(name: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:
+    # A comparison with NaN is false, so NaN falls outside every range.
+    inside = (value > low if low_open else value >= low) and value <= high
     if not inside:
-        lower = f"greater than {low:g}" if low_open else f"at least {low:g}"
-        upper = "" if high is None else f" and at most {high:g}"
-        raise RequestError(f"{name} is {value:g}; it must be {lower}{upper}.", param=name)
+        lower = f"greater than {low}" if low_open else f"at least {low}"
+        raise RequestError(f"{name} is {_shown(value)}; it must be {lower} and at most {high}.", param=name)
+
+
+def _shown(value: float) -> str:
+    """Return the value for a message; an integer may be too long to print."""
+    return f"{value}" if abs(value) <= 10**18 or value != value else "out of every range"

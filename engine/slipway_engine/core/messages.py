@@ -1,19 +1,31 @@
 """What crosses the line between the HTTP process and the core process: small frozen records.
 
 Requests go down, one `StepOutput` a step comes up. Nothing here is ever pickled: `encode` and `decode` use
-MessagePack with one tag per record, and `decode` builds only the records named in this file.
+MessagePack, a record is `[name, [value of each field, in order]]`, and `decode` builds only the records named
+in this file. Both ends are always the same installation, so fields need no names on the wire.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from operator import attrgetter
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import msgpack
 
+from slipway_engine.config import EngineConfig
 from slipway_engine.sampling import SamplingParams
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """The first message down: load this model with these settings."""
+
+    config: EngineConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +72,7 @@ class RequestOutput:
 
     `stop_reason` is the stop token's id where one of `stop_token_ids` ended it. `cached_tokens`,
     `queue_seconds` and `prefill_seconds` are set with the first token. `error` is a sentence, set with
-    `finish_reason` "error".
+    `finish_reason` "error"; `error_param`, `error_code` and `error_status` are the `RequestError`'s.
     """
 
     request_id: str
@@ -73,6 +85,9 @@ class RequestOutput:
     queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
     error: str | None = None
+    error_param: str | None = None
+    error_code: str = "internal_error"
+    error_status: int = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,38 +138,86 @@ class Failed:
     message: str
 
 
-Message: TypeAlias = NewRequest | Abort | Shutdown | StepOutput | Ready | Failed
+Message: TypeAlias = Start | NewRequest | Abort | Shutdown | StepOutput | Ready | Failed
 
-_RECORDS: dict[str, type[Any]] = {
-    record.__name__: record for record in (NewRequest, Abort, Shutdown, StepOutput, Ready, Failed)
-}
+_MESSAGES: tuple[type[Any], ...] = (Start, NewRequest, Abort, Shutdown, StepOutput, Ready, Failed)
+_PARTS: tuple[type[Any], ...] = (EngineConfig, SamplingParams, RequestOutput, TokenLogprob, CoreStats)
+
+
+def _reader_of_fields(record: type[Any]) -> Callable[[Any], tuple[Any, ...]]:
+    """Return what turns a record into the tuple of its fields' values."""
+    names = [f.name for f in fields(record)]
+    if len(names) > 1:
+        return attrgetter(*names)
+    if names:
+        only = attrgetter(names[0])
+        return lambda value: (only(value),)
+    return lambda value: ()
+
+
+_FIELDS = {record: _reader_of_fields(record) for record in (*_MESSAGES, *_PARTS)}
+_NAMES = {record.__name__: record for record in _MESSAGES}
 
 
 def encode(message: Message) -> bytes:
-    """Return the message as MessagePack: `[name, {field: value}]`."""
-    packed: bytes = msgpack.packb([type(message).__name__, asdict(message)], use_bin_type=True)
+    """Return the message as MessagePack."""
+    packed: bytes = msgpack.packb(
+        (type(message).__name__, _FIELDS[type(message)](message)), default=_part, use_bin_type=True
+    )
     return packed
 
 
 def decode(data: bytes) -> Message:
     """Return the record in `data`. Raises ValueError where it is none of this module's records."""
-    name, values = msgpack.unpackb(data, raw=False, strict_map_key=False, use_list=False)
-    record = _RECORDS.get(name)
-    if record is None:
-        raise ValueError(f"{name!r} is no message of the engine core.")
-    if record is NewRequest:
-        values["sampling"] = SamplingParams(**values["sampling"])
-    elif record is StepOutput:
-        values["outputs"] = tuple(_request_output(output) for output in values["outputs"])
-        values["stats"] = CoreStats(**values["stats"])
-    unknown = values.keys() - {f.name for f in fields(record)}
-    if unknown:
-        raise ValueError(f"{name} has unknown fields {sorted(unknown)}.")
-    message: Message = record(**values)
+    try:
+        name, values = msgpack.unpackb(data, raw=False, strict_map_key=False, use_list=False)
+        record = _NAMES[name]
+        message: Message = _BUILD.get(record, record)(*values)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"These {len(data)} bytes are no message of the engine core: {error!r}.") from error
     return message
 
 
-def _request_output(values: dict[str, Any]) -> RequestOutput:
-    for name in ("logprobs", "prompt_logprobs"):
-        values[name] = tuple(TokenLogprob(**entry) for entry in values[name])
-    return RequestOutput(**values)
+def _part(value: object) -> object:
+    """Return what MessagePack can hold for a value that it does not know."""
+    if isinstance(value, Path):
+        return str(value)
+    return _FIELDS[type(value)](value)
+
+
+def _start(config: tuple[Any, ...]) -> Start:
+    model, *others = config
+    return Start(EngineConfig(Path(model), *others))
+
+
+def _new_request(
+    request_id: str, prompt: tuple[int, ...], sampling: tuple[Any, ...], *others: Any
+) -> NewRequest:
+    return NewRequest(request_id, prompt, SamplingParams(*sampling), *others)
+
+
+def _step_output(outputs: tuple[tuple[Any, ...], ...], stats: tuple[Any, ...]) -> StepOutput:
+    return StepOutput(tuple(_request_output(*output) for output in outputs), CoreStats(*stats))
+
+
+def _request_output(
+    request_id: str,
+    token_ids: tuple[int, ...],
+    logprobs: tuple[tuple[Any, ...], ...],
+    prompt_logprobs: tuple[tuple[Any, ...], ...],
+    *others: Any,
+) -> RequestOutput:
+    return RequestOutput(
+        request_id,
+        token_ids,
+        tuple(TokenLogprob(*entry) for entry in logprobs),
+        tuple(TokenLogprob(*entry) for entry in prompt_logprobs),
+        *others,
+    )
+
+
+_BUILD: dict[type[Any], Callable[..., Any]] = {
+    Start: _start,
+    NewRequest: _new_request,
+    StepOutput: _step_output,
+}

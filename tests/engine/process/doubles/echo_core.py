@@ -1,0 +1,119 @@
+"""Engine cores with a toy in place of the model: they run in the real core process, behind the real socket.
+
+`EchoCore` repeats the prompt's tokens, one a step. Token ids of the prompt steer it: `HANG` makes the step
+last `SLIPWAY_TEST_HANG` seconds, `CRASH` raises in it, `DIE` ends the process.
+"""
+
+import os
+import time
+
+from slipway_engine.core.messages import CoreStats, Ready, RequestOutput, StepOutput, TokenLogprob
+from slipway_engine.errors import ModelCorrupt, RequestError
+
+HANG, CRASH, DIE = 1013, 1014, 1015
+
+
+class EchoCore:
+    def __init__(self, config):
+        time.sleep(float(os.environ.get("SLIPWAY_TEST_LOAD", "0")))
+        self.block_size = config.block_size
+        self.max_num_seqs = config.max_num_seqs
+        self.max_waiting = config.max_waiting
+        self.ready = Ready(
+            max_model_len=config.max_model_len or 256,
+            vocab_size=int(os.environ.get("SLIPWAY_TEST_VOCAB", "49152")),
+            num_kv_blocks=1000,
+            block_size=config.block_size,
+            max_num_seqs=config.max_num_seqs,
+            dtype="float32",
+            device="cpu",
+            eos_token_ids=(2,),
+            load_seconds={"weights": 0.1},
+        )
+        self.step_seconds = float(os.environ.get("SLIPWAY_TEST_STEP", "0.001"))
+        self.waiting, self.running, self.tokens = [], {}, {}
+        self.steps = self.prompt_tokens = self.generation_tokens = 0
+
+    def add_request(self, request):
+        if len(self.waiting) >= self.max_waiting:
+            raise RequestError("The queue is full; try again later.", code="queue_full", status=429)
+        self.waiting.append(request)
+
+    def abort(self, request_ids):
+        for name in request_ids:
+            self.running.pop(name, None)
+            self.tokens.pop(name, None)
+            self.waiting = [request for request in self.waiting if request.request_id != name]
+
+    def has_work(self):
+        return bool(self.waiting or self.running)
+
+    def step(self):
+        while self.waiting and len(self.running) < self.max_num_seqs:
+            request = self.waiting.pop(0)
+            self.running[request.request_id] = request
+            self.tokens[request.request_id] = []
+            self.prompt_tokens += len(request.prompt_token_ids)
+            self._obey(request.prompt_token_ids)
+        time.sleep(self.step_seconds)
+        self.steps += 1
+        outputs = tuple(self._advance(request) for request in list(self.running.values()))
+        return StepOutput(outputs, self.stats())
+
+    def _obey(self, prompt):
+        if HANG in prompt:
+            time.sleep(float(os.environ.get("SLIPWAY_TEST_HANG", "2")))
+        if CRASH in prompt:
+            raise RuntimeError("the toy was told to crash")
+        if DIE in prompt:
+            os._exit(7)
+
+    def _advance(self, request):
+        out, sampling = self.tokens[request.request_id], request.sampling
+        token = request.prompt_token_ids[len(out) % len(request.prompt_token_ids)]
+        out.append(token)
+        self.generation_tokens += 1
+        stops = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else {2})
+        finish = None
+        if token in stops and len(out) > sampling.min_tokens:
+            finish = "stop"
+        elif len(out) >= sampling.max_tokens:
+            finish = "length"
+        if finish:
+            self.running.pop(request.request_id)
+            self.tokens.pop(request.request_id)
+        top = tuple((token + rank, -0.5 - rank) for rank in range(sampling.logprobs or 0))
+        first = len(out) == 1
+        return RequestOutput(
+            request.request_id,
+            (token,),
+            (TokenLogprob(token, -0.5, top),) if sampling.logprobs is not None else (),
+            finish_reason=finish,
+            stop_reason=token if finish == "stop" and token in sampling.stop_token_ids else None,
+            cached_tokens=3 if first else 0,
+            queue_seconds=0.001 if first else 0.0,
+            prefill_seconds=0.002 if first else 0.0,
+        )
+
+    def stats(self):
+        return CoreStats(
+            num_requests_running=len(self.running),
+            num_requests_waiting=len(self.waiting),
+            kv_blocks_used=sum(
+                -(-(len(r.prompt_token_ids) + len(self.tokens[n])) // self.block_size)
+                for n, r in self.running.items()
+            ),
+            kv_blocks_total=1000,
+            prompt_tokens=self.prompt_tokens,
+            generation_tokens=self.generation_tokens,
+            steps=self.steps,
+        )
+
+    def check_idle(self):
+        assert not self.running
+        assert not self.tokens
+
+
+class UnloadableCore(EchoCore):
+    def __init__(self, config):
+        raise ModelCorrupt(f"{config.model} is cut off: fetch it again.")
