@@ -47,6 +47,8 @@ class Reason(StrEnum):
     INVALID_ARGUMENT = "InvalidArgument"
     # the cluster
     UNSCHEDULABLE = "Unschedulable"
+    NODE_LOST = "NodeLost"  # the node of a pod no longer answers
+    EVICTED = "Evicted"  # a node gave up a pod to save itself
     IMAGE_PULL_FAILED = "ImagePullFailed"
     PULL_SECRET_MISSING = "PullSecretMissing"  # noqa: S105 - a reason, not a secret
     CONFIG_MISSING = "ConfigMissing"  # a Secret, ConfigMap or claim that the pod names is absent

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
 
+from slipway_api.rules import VALIDATIONS
+
 _PATTERN: Final = r"^[+-]?([0-9]+|[0-9]+[.][0-9]*|[.][0-9]+)(([KMGTPE]i)|[numkMGTPE]|([eE][+-]?[0-9]+))?$"
 _SUFFIX: Final[dict[str, Decimal]] = {
     "": Decimal(1),
@@ -50,8 +52,14 @@ Quantity = Annotated[
     WithJsonSchema(
         {
             "anyOf": [{"type": "integer"}, {"type": "string"}],
-            "pattern": _PATTERN,
+            "maxLength": 32,
             "x-kubernetes-int-or-string": True,
+            VALIDATIONS: [
+                {
+                    "rule": "type(self) == int || isQuantity(self)",
+                    "message": "must be a Kubernetes quantity, for example 500m, 2, 4Gi or 1.5G",
+                }
+            ],
         }
     ),
 ]
