@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: a real cluster with the operator from the chart, kubectl, namespaces, waiting.
+"""What the end-to-end tests share: a real cluster, the operator from the chart, kubectl, namespaces, waiting.
 
 The cluster is started (or found) and the images are built and loaded once a run; both are cached, so a second
 run starts in seconds. Nothing here is mocked.
