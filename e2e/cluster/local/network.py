@@ -1,0 +1,124 @@
+"""The node's network: a cable from the host into the node's namespace, and nothing else.
+
+The host gets one interface, one address and two routes (services and pods),
+which all go with the interface. Its firewall and its sysctls stay as they are,
+and the node has no way past the host: it can leak nothing and reach nothing.
+"""
+
+import ipaddress
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from typing import Any
+
+from e2e.cluster import shell
+from e2e.cluster.errors import ClusterError
+
+CANDIDATES = 16
+INSIDE = "eth0"
+
+
+@dataclass(frozen=True)
+class Network:
+    """The ranges of one cluster."""
+
+    link: IPv4Network
+    services: IPv4Network
+    pods: IPv4Network
+
+    @property
+    def host(self) -> IPv4Address:
+        """The host's end of the cable."""
+        return self.link[1]
+
+    @property
+    def node(self) -> IPv4Address:
+        """The node's end, where the API server listens."""
+        return self.link[2]
+
+    @property
+    def api(self) -> IPv4Address:
+        """The address of the service `kubernetes`."""
+        return self.services[1]
+
+    @property
+    def dns(self) -> IPv4Address:
+        """The address of the cluster's DNS."""
+        return self.services[10]
+
+    def ranges(self) -> tuple[IPv4Network, ...]:
+        """Everything that must be free on the host."""
+        return (self.link, self.services, self.pods)
+
+
+def candidate(index: int) -> Network:
+    """The ranges to try in turn; the first are the ones everybody knows."""
+    return Network(
+        link=IPv4Network(f"10.45.{index}.0/30"),
+        services=IPv4Network(f"10.{96 + index}.0.0/16"),
+        pods=IPv4Network(f"10.{244 - index}.0.0/24"),
+    )
+
+
+def choose(taken: Iterable[IPv4Network]) -> Network:
+    """The first ranges that meet none of those the host has routes for."""
+    used = list(taken)
+    for index in range(CANDIDATES):
+        network = candidate(index)
+        if not any(ours.overlaps(theirs) for ours in network.ranges() for theirs in used):
+            return network
+    raise ClusterError(
+        "The machine has routes over every range the cluster could use (10.45-10.112, 10.229-10.244); "
+        "name a cluster that runs with SLIPWAY_E2E_CONTEXT instead."
+    )
+
+
+def routes_of(listing: str) -> list[IPv4Network]:
+    """The destinations in the output of `ip -j route`; the default route meets everything and counts as nothing."""
+    rows: list[dict[str, Any]] = json.loads(listing or "[]")
+    named = [str(row["dst"]) for row in rows if row.get("dst", "default") != "default"]
+    return [ipaddress.IPv4Network(name, strict=False) for name in named]
+
+
+def taken() -> list[IPv4Network]:
+    """The ranges the host has routes for."""
+    return routes_of(shell.run(["ip", "-4", "-j", "route", "show", "table", "main"]))
+
+
+def exists(interface: str) -> bool:
+    """Whether the host has this interface."""
+    return shell.attempt(["ip", "link", "show", "dev", interface]).returncode == 0
+
+
+def connect(interface: str, network: Network, holder: int) -> None:
+    """Lays the cable; an old one of that name is taken out first, as it may be half laid."""
+    disconnect(interface)
+    shell.run(["ip", "link", "add", interface, "type", "veth", "peer", "name", INSIDE, "netns", str(holder)])
+    inside = ["nsenter", f"--net=/proc/{holder}/ns/net", "ip"]
+    length = network.link.prefixlen
+    node = str(network.node)
+    for command in (
+        [*inside, "link", "set", "lo", "up"],
+        [*inside, "address", "add", f"{node}/{length}", "dev", INSIDE],
+        [*inside, "link", "set", INSIDE, "up"],
+        # The node's own programs need some route to a service's address before it is translated.
+        [*inside, "route", "add", str(network.services), "dev", INSIDE, "src", node],
+        ["ip", "address", "add", f"{network.host}/{length}", "dev", interface],
+        ["ip", "link", "set", interface, "up"],
+        ["ip", "route", "add", str(network.services), "via", node, "dev", interface],
+        ["ip", "route", "add", str(network.pods), "via", node, "dev", interface],
+    ):
+        shell.run(command)
+
+
+def connected(interface: str, network: Network) -> bool:
+    """Whether the cable is laid to its last route, which is added last."""
+    done = shell.attempt(["ip", "-4", "-j", "route", "show", "dev", interface])
+    return done.returncode == 0 and network.pods in routes_of(done.stdout)
+
+
+def disconnect(interface: str) -> None:
+    """Takes the cable out, with its address and routes, if it is there."""
+    if exists(interface):
+        shell.attempt(["ip", "link", "delete", "dev", interface])
