@@ -23,6 +23,7 @@ class Reason(StrEnum):
     ACCEPTED = "Accepted"  # the object can be planned
     READY = "Ready"  # all replicas wanted serve
     MODEL_LOADED = "ModelLoaded"  # at least one replica has the model in memory
+    MINIMUM_REPLICAS_AVAILABLE = "MinimumReplicasAvailable"  # as many serve as a rollout must leave
     SUSPENDED = "Suspended"  # parked on purpose
     SCALED_TO_ZERO = "ScaledToZero"  # zero replicas asked for
     UP_TO_DATE = "UpToDate"  # nothing left to change

@@ -1,0 +1,1 @@
+"""The operator: makes the cluster match every LLMDeployment, and says in one sentence why it cannot."""

@@ -1,0 +1,162 @@
+"""The operator, put together: connect, wait for leadership, fill the store, watch, work, leave in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Coroutine
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any, Final
+
+from slipway_operator.errors import LeadershipLost
+from slipway_operator.freshness import Freshness
+from slipway_operator.handlers import watch
+from slipway_operator.health import Health, serve_health, serve_metrics
+from slipway_operator.intake import Intake
+from slipway_operator.kinds import WATCHED, Key, Kind
+from slipway_operator.kube import Kube, connect
+from slipway_operator.lease import Leadership
+from slipway_operator.metrics import Metrics
+from slipway_operator.reconcile import Reconciler
+from slipway_operator.relist import Relister
+from slipway_operator.settings import Settings
+from slipway_operator.store import Store
+from slipway_operator.worker import work
+from slipway_operator.workqueue import WorkQueue
+
+# A reconcile is at most a dozen requests of 30 s: who needs longer hangs.
+STUCK_SECONDS: Final = 400.0
+# Time for running reconciles to end after SIGTERM; a kill in their middle would do no harm either.
+DRAIN_SECONDS: Final = 15.0
+
+logger = logging.getLogger(__name__)
+
+
+async def run(settings: Settings) -> int:
+    """Run the operator until a signal; return the exit status."""
+    metrics, health, stop = Metrics(), Health(), asyncio.Event()
+    _listen(stop)
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(serve_health(health, settings.host, settings.health_port))
+        await stack.enter_async_context(serve_metrics(metrics.render, settings.host, settings.metrics_port))
+        api = await stack.enter_async_context(connect(metrics.count_request))
+        logger.info("started; health on port %d", port)
+        leadership = Leadership(api, settings.lease_namespace, settings.identity)
+        try:
+            if await _unless(stop, leadership.acquire()):
+                await Leader(settings, api, metrics, health, leadership).lead(stop)
+        except LeadershipLost as error:
+            logger.error("%s; leaving, so that a restart can stand for election again", error)
+            return 1
+        finally:
+            metrics.leader.set(0)
+            await leadership.release()
+    logger.info("stopped")
+    return 0
+
+
+class Leader:
+    """The operator once it leads: everything that runs beside each other, and how it ends."""
+
+    def __init__(
+        self, settings: Settings, api: Kube, metrics: Metrics, health: Health, leadership: Leadership
+    ) -> None:
+        self._settings, self._metrics, self._leadership = settings, metrics, leadership
+        store = Store()
+        self._queue: WorkQueue[Key] = WorkQueue()
+        self._freshness = Freshness(settings.watch_grace_seconds)
+        self._intake = Intake(store, self._queue, self._freshness, metrics)
+        self._relister = Relister(api, self._intake, settings.scopes, settings.relist_seconds)
+        self._reconciler = Reconciler(store, api, settings.engine_image, self._intake.remember)
+        health.require(self._freshness.dead)
+        health.require(self._stuck)
+        health.require(self._filling, alive=False)
+        self._expose(store)
+
+    async def lead(self, stop: asyncio.Event) -> None:
+        """Work until `stop`. Raises LeadershipLost, or whatever ended one of the parts."""
+        self._metrics.leader.set(1)
+        keeping = asyncio.create_task(self._leadership.keep(), name="lease")
+        workers: list[asyncio.Task[Any]] = []
+        others = [keeping]
+        try:
+            await _first([keeping, asyncio.create_task(self._relister.fill(), name="fill"), _waiter(stop)])
+            if stop.is_set():
+                return
+            workers = [
+                asyncio.create_task(
+                    work(self._queue, self._reconciler.reconcile, self._metrics), name="worker"
+                )
+                for _ in range(self._settings.workers)
+            ]
+            others += [asyncio.create_task(self._relister.keep(), name="relist"), _waiter(stop)]
+            # The last: at its end kopf cancels what came after it.
+            watching = watch(self._intake, self._settings.namespaces, partial(_listen, stop))
+            others.append(asyncio.create_task(watching, name="watch"))
+            await _first([*workers, *others])
+        finally:
+            await self._leave(workers, others)
+
+    async def _leave(self, workers: list[asyncio.Task[Any]], others: list[asyncio.Task[Any]]) -> None:
+        """Let running reconciles end, then everything else; the Lease is kept until then."""
+        self._queue.close()
+        if workers:
+            await asyncio.wait(workers, timeout=DRAIN_SECONDS)
+        for task in [*workers, *others]:
+            task.cancel()
+        await asyncio.gather(*workers, *others, return_exceptions=True)
+
+    def _stuck(self) -> list[str]:
+        seconds = self._queue.stuck_for()
+        return [f"no reconcile has ended for {seconds:.0f} s"] if seconds > STUCK_SECONDS else []
+
+    def _filling(self) -> list[str]:
+        return [] if self._relister.filled else ["the store is being filled"]
+
+    def _watch_age(self, kind: Kind) -> float:
+        return self._freshness.age(kind, time.monotonic()) or 0.0
+
+    def _expose(self, store: Store) -> None:
+        gauge = self._metrics.watch_gauge
+        gauge("slipway_operator_queue_depth", "Keys that wait for a worker.", lambda: len(self._queue))
+        gauge("slipway_operator_queue_delayed", "Keys that wait for their time.", lambda: self._queue.delayed)
+        ages = self._metrics.watch_gauge_by(
+            "slipway_operator_watch_age_seconds", "Seconds since a watch last delivered.", "resource"
+        )
+        sizes = self._metrics.watch_gauge_by(
+            "slipway_operator_store_objects", "Objects in the local store.", "resource"
+        )
+        for kind in WATCHED:
+            age = partial(self._watch_age, kind)
+            ages.labels(kind.plural).set_function(age)
+            sizes.labels(kind.plural).set_function(partial(store.size, kind))
+
+
+def _listen(stop: asyncio.Event) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+def _waiter(stop: asyncio.Event) -> asyncio.Task[Any]:
+    return asyncio.create_task(stop.wait(), name="stop")
+
+
+async def _unless(stop: asyncio.Event, coroutine: Coroutine[Any, Any, None]) -> bool:
+    """Run a coroutine to its end unless `stop` comes first; return whether it ended."""
+    task = asyncio.create_task(coroutine)
+    await _first([task, waiter := _waiter(stop)])
+    for other in (task, waiter):
+        other.cancel()
+    await asyncio.gather(task, waiter, return_exceptions=True)
+    return not stop.is_set()
+
+
+async def _first(tasks: list[asyncio.Task[Any]]) -> None:
+    """Wait until one of the tasks ends, and raise what it raised."""
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in done:
+        task.result()

@@ -1,0 +1,98 @@
+"""Writing: a child or the status is sent only where it differs, and never over somebody else's object."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from slipway_api import names
+from slipway_api.conditions import Reason
+from slipway_operator.diff import differs
+from slipway_operator.errors import Denied, Missing, NotPermitted, Terminal
+from slipway_operator.kinds import PARENT, Key, Kind, Object, controller_of, key_of, uid_of
+from slipway_operator.problems import ApplyProblem
+
+Remember = Callable[[Kind, Object], None]
+"""Takes in an object as the API server answered it to a write."""
+
+
+class Writer(Protocol):
+    """The part of the API client that writing needs."""
+
+    def get(self, kind: Kind, key: Key) -> Awaitable[Object | None]:
+        """Return one object, or None."""
+
+    def apply(
+        self, kind: Kind, key: Key, body: Object, *, subresource: str | None = None, force: bool = True
+    ) -> Awaitable[Object]:
+        """Server-side apply."""
+
+
+async def apply_child(
+    api: Writer, kind: Kind, parent: Object, live: Object | None, rendered: Object, remember: Remember
+) -> ApplyProblem | None:
+    """Make one child as rendered; return the problem that keeps it from being so. Raises Retryable."""
+    key = key_of(parent)
+    try:
+        # What the store does not know may still exist: without our labels we do not watch it.
+        live = live or await api.get(kind, key)
+        if live is not None:
+            foreign = _foreign(kind, parent, live)
+            if foreign is not None:
+                return foreign
+            if not differs(live, rendered):
+                remember(kind, live)
+                return None
+        # Creating, force stays off: whoever creates the name in this moment keeps it.
+        remember(kind, await api.apply(kind, key, rendered, force=live is not None))
+    except Denied as error:
+        return ApplyProblem(kind, Reason.ADMISSION_DENIED, str(error))
+    except (Terminal, NotPermitted) as error:
+        return ApplyProblem(kind, Reason.APPLY_FAILED, str(error))
+    return None
+
+
+async def apply_status(api: Writer, parent: Object, status: Mapping[str, Any], remember: Remember) -> bool:
+    """Write the status where it differs; return whether it was written. Raises Retryable."""
+    body = {
+        "apiVersion": PARENT.api_version,
+        "kind": PARENT.kind,
+        # The UID keeps the words about one object off its successor of the same name.
+        "metadata": {
+            "name": key_of(parent).name,
+            "namespace": key_of(parent).namespace,
+            "uid": uid_of(parent),
+        },
+        "status": dict(status),
+    }
+    if not differs(parent, {"status": dict(status)}, subresource="status"):
+        return False
+    try:
+        remember(PARENT, await api.apply(PARENT, key_of(parent), body, subresource="status"))
+    except Missing:
+        return False  # deleted meanwhile: there is nobody left to tell
+    return True
+
+
+def _foreign(kind: Kind, parent: Object, live: Object) -> ApplyProblem | None:
+    """Return a problem where `live` is not this LLMDeployment's child, or soon will be no more."""
+    key = key_of(parent)
+    controller = controller_of(live)
+    if controller is not None and controller.get("uid") == uid_of(parent):
+        if live["metadata"].get("deletionTimestamp"):
+            return ApplyProblem(
+                kind, Reason.TERMINATING, f"{kind.kind} {key.name} is being deleted, and is then created anew"
+            )
+        return None
+    if controller is not None and controller.get("kind") == names.KIND and controller.get("name") == key.name:
+        return ApplyProblem(
+            kind,
+            Reason.TERMINATING,
+            f"{kind.kind} {key.name} belongs to a deleted LLMDeployment and waits for garbage collection",
+        )
+    owner = f"{controller.get('kind')} {controller.get('name')}" if controller is not None else "nobody"
+    message = (
+        f"{kind.kind} {key.name} already exists and is controlled by {owner}; "
+        f"delete it or give the LLMDeployment another name"
+    )
+    return ApplyProblem(kind, Reason.CHILD_CONFLICT, message)

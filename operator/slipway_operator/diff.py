@@ -1,0 +1,136 @@
+"""Whether a live object differs from what the operator would apply. Pure.
+
+Two questions. Is every rendered field there with an equal value (the server's defaults, which we did not
+render, do not matter; `1000m` equals `1`)? And does our entry of `managedFields` own nothing that we do not
+render any more (server-side apply removes such a field, so there is something to send)?
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from slipway_api import names
+from slipway_api.quantity import parse_quantity
+
+# The keys by which the API merges lists of objects, by the name of the list's field.
+LIST_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
+    "containers": ("name",),
+    "initContainers": ("name",),
+    "volumes": ("name",),
+    "env": ("name",),
+    "imagePullSecrets": ("name",),
+    "volumeMounts": ("mountPath",),
+    "ownerReferences": ("uid",),
+    "conditions": ("type",),
+    "effective": ("field",),
+}
+PORT_KEYS: Final = (("containerPort", "protocol"), ("port", "protocol"))
+QUANTITY_FIELDS: Final = frozenset({"requests", "limits"})
+# What each child is made of; the rest of an object (type, name, status) is not ours to compare.
+BODY_FIELDS: Final = ("metadata", "spec", "status")
+IDENTITY_FIELDS: Final = frozenset({"name", "namespace", "uid", "resourceVersion"})
+
+
+def differs(live: Mapping[str, Any], rendered: Mapping[str, Any], *, subresource: str = "") -> bool:
+    """Return whether applying `rendered` over `live` would change anything."""
+    wanted, found = _body(rendered), _body(live)
+    return not covers(found, wanted) or owns_more(live, wanted, subresource)
+
+
+def covers(live: Any, rendered: Any, field: str = "") -> bool:
+    """Return whether `live` holds everything in `rendered` with equal values."""
+    if isinstance(rendered, Mapping):
+        if not isinstance(live, Mapping):
+            return False
+        return all(_covers_field(live, name, value, field) for name, value in rendered.items())
+    if isinstance(rendered, list):
+        return isinstance(live, list) and _covers_list(live, rendered, field)
+    return bool(live == rendered and isinstance(live, bool) == isinstance(rendered, bool))
+
+
+def owns_more(live: Mapping[str, Any], rendered: Mapping[str, Any], subresource: str = "") -> bool:
+    """Return whether our field manager owns a field of `live` that `rendered` does not have."""
+    for entry in live["metadata"].get("managedFields") or ():
+        ours = entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
+        if ours and entry.get("subresource", "") == subresource:
+            return _owns_more(entry.get("fieldsV1") or {}, rendered)
+    return False
+
+
+def _body(obj: Mapping[str, Any]) -> dict[str, Any]:
+    body = {name: obj[name] for name in BODY_FIELDS if name in obj}
+    metadata = {k: v for k, v in body.get("metadata", {}).items() if k not in IDENTITY_FIELDS}
+    return {**body, "metadata": metadata}
+
+
+def _covers_field(live: Mapping[str, Any], name: str, value: Any, parent: str) -> bool:
+    if name not in live:
+        return _is_empty(value)  # the server drops empty optional fields
+    if parent in QUANTITY_FIELDS:
+        return _same_quantity(live[name], value)
+    return covers(live[name], value, name)
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or value is False or (isinstance(value, (str, list, dict)) and not value)
+
+
+def _same_quantity(left: Any, right: Any) -> bool:
+    try:
+        return parse_quantity(str(left)) == parse_quantity(str(right))
+    except ValueError:
+        return bool(left == right)
+
+
+def _covers_list(live: Sequence[Any], rendered: Sequence[Any], field: str) -> bool:
+    keys = _list_keys(field, rendered)
+    if keys is None:
+        return len(live) == len(rendered) and all(
+            covers(have, want, field) for have, want in zip(live, rendered, strict=True)
+        )
+    found = {_list_key(item, keys): item for item in live}
+    return all(covers(found.get(_list_key(item, keys)), item) for item in rendered)
+
+
+def _list_keys(field: str, rendered: Sequence[Any]) -> tuple[str, ...] | None:
+    if field != "ports":
+        return LIST_KEYS.get(field)
+    return next((keys for keys in PORT_KEYS if rendered and keys[0] in rendered[0]), None)
+
+
+def _list_key(item: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[Any, ...]:
+    return tuple(item.get(key) for key in keys)
+
+
+def _owns_more(fields: Mapping[str, Any], rendered: Any) -> bool:
+    children = [(name, sub) for name, sub in fields.items() if name != "."]
+    return any(_missing(name, sub, rendered) for name, sub in children)
+
+
+def _missing(name: str, sub: Mapping[str, Any], rendered: Any) -> bool:
+    """Return whether the owned path element `name` (or something below it) is absent from `rendered`."""
+    kind, _, text = name.partition(":")
+    for value in _descend(kind, text, rendered):
+        return _owns_more(sub, value)
+    return True
+
+
+def _descend(kind: str, text: str, rendered: Any) -> Iterator[Any]:
+    """Yield what a path element of fieldsV1 selects: f:field, k:{keys}, v:value or i:index."""
+    if kind == "f":
+        if isinstance(rendered, Mapping) and text in rendered:
+            yield rendered[text]
+        return
+    if not isinstance(rendered, list):
+        return
+    if kind == "i":
+        yield from rendered[int(text) : int(text) + 1]
+        return
+    selected = json.loads(text)
+    for item in rendered:
+        if kind == "v" and item == selected:
+            yield item
+        if kind == "k" and isinstance(item, Mapping) and all(item.get(k) == v for k, v in selected.items()):
+            yield item

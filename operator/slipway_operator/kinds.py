@@ -1,0 +1,96 @@
+"""The kinds of objects that the operator reads and writes, and how an object is named among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from slipway_api import names
+
+Object: TypeAlias = dict[str, Any]
+"""A Kubernetes object as JSON."""
+
+
+class Key(NamedTuple):
+    """Namespace and name: one LLMDeployment, or one child of it."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One namespaced kind of the API server."""
+
+    group: str
+    version: str
+    kind: str
+    plural: str
+
+    @property
+    def api_version(self) -> str:
+        """Return `group/version`, as an object carries it."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """Return the URL path of one object, or of all in a namespace or the cluster."""
+        parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
+        if namespace is not None:
+            parts += ["namespaces", namespace]
+        parts += [part for part in (self.plural, name, subresource) if part]
+        return "/" + "/".join(parts)
+
+
+PARENT: Final = Kind(names.GROUP, names.VERSION, names.KIND, names.PLURAL)
+DEPLOYMENT: Final = Kind("apps", "v1", "Deployment", "deployments")
+SERVICE: Final = Kind("", "v1", "Service", "services")
+PDB: Final = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+POD: Final = Kind("", "v1", "Pod", "pods")
+EVENT: Final = Kind("", "v1", "Event", "events")
+LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
+
+CHILDREN: Final = (SERVICE, PDB, DEPLOYMENT)
+OWNED: Final = (*CHILDREN, POD)
+WATCHED: Final = (PARENT, *OWNED)
+
+OWNED_SELECTOR: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+
+
+def key_of(obj: Mapping[str, Any]) -> Key:
+    """Return namespace and name of an object."""
+    meta = obj["metadata"]
+    return Key(meta.get("namespace", ""), meta["name"])
+
+
+def parent_key(obj: Mapping[str, Any]) -> Key | None:
+    """Return the LLMDeployment that an owned object says it belongs to, by its label."""
+    meta = obj["metadata"]
+    name = (meta.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
+    return Key(meta.get("namespace", ""), name) if name else None
+
+
+def uid_of(obj: Mapping[str, Any]) -> str:
+    """Return an object's UID."""
+    return str(obj["metadata"].get("uid", ""))
+
+
+def version_of(obj: Mapping[str, Any]) -> int:
+    """Return the resource version as a number, so that newer and older can be told apart; 0 where absent.
+
+    etcd revisions are numbers and Kubernetes promises that they order; a server that breaks the promise
+    yields 0 and every event counts as news.
+    """
+    text = str(obj["metadata"].get("resourceVersion", ""))
+    return int(text) if text.isdigit() else 0
+
+
+def controller_of(obj: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the owner reference that controls an object."""
+    for reference in obj["metadata"].get("ownerReferences") or []:
+        if reference.get("controller"):
+            return dict(reference)
+    return None

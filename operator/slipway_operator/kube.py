@@ -1,0 +1,206 @@
+"""The API server: the only module that imports the Kubernetes client.
+
+Paths come from `Kind`, so no discovery is needed. Every failure leaves here as one of `errors`, every
+request is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+import aiohttp
+from kubernetes.aio import client, config, dynamic
+
+from slipway_api import names
+from slipway_operator.errors import (
+    Conflict,
+    Denied,
+    Missing,
+    NotPermitted,
+    OperatorError,
+    Retryable,
+    Terminal,
+)
+from slipway_operator.kinds import EVENT, LEASE, Key, Kind, Object
+
+REQUEST_TIMEOUT: Final = 30.0
+PAGE: Final = 500
+CONNECTIONS: Final = 64
+
+Count = Callable[[str, str, str], None]
+"""Called with verb, resource and outcome (HTTP status or `error`) of every request."""
+
+# What the authoriser says when a right is missing; every other 403 comes from admission.
+_NO_RIGHT: Final = (
+    " cannot get resource",
+    " cannot list resource",
+    " cannot create resource",
+    " cannot patch resource",
+    " cannot update resource",
+    " cannot delete resource",
+)
+
+
+def _uncounted(verb: str, resource: str, outcome: str) -> None:
+    """Count nothing."""
+
+
+class Kube:
+    """A connection to one API server."""
+
+    def __init__(self, api: client.ApiClient, count: Count = _uncounted) -> None:
+        self._dynamic = dynamic.DynamicClient(api)
+        self._count = count
+
+    async def get(self, kind: Kind, key: Key) -> Object | None:
+        """Return one object, or None where there is none."""
+        try:
+            return await self._call("get", kind, key.namespace, key.name)
+        except Missing:
+            return None
+
+    async def list(
+        self, kind: Kind, namespace: str | None, *, labels: str | None = None
+    ) -> tuple[list[Object], int]:
+        """Return all objects of a kind and the resource version at which the list is true, page by page."""
+        items: list[Object] = []
+        token: str | None = None
+        while True:
+            page = await self._call(
+                "list", kind, namespace, label_selector=labels, limit=PAGE, _continue=token
+            )
+            items += [_typed(kind, item) for item in page.get("items") or ()]
+            token = page["metadata"].get("continue")
+            if not token:
+                version = str(page["metadata"].get("resourceVersion", ""))
+                return items, int(version) if version.isdigit() else 0
+
+    async def apply(
+        self, kind: Kind, key: Key, body: Object, *, subresource: str | None = None, force: bool = True
+    ) -> Object:
+        """Server-side apply `body` as the operator's field manager; return the object as it is now."""
+        return await self._call(
+            "apply",
+            kind,
+            key.namespace,
+            key.name,
+            subresource=subresource,
+            body=body,
+            content_type="application/apply-patch+yaml",
+            field_manager=names.FIELD_MANAGER,
+            force_conflicts="true" if force else "false",
+        )
+
+    async def pod_events(self, namespace: str, pod_uid: str, reason: str) -> builtins.list[Object]:
+        """Return the events of one pod that have `reason`."""
+        selector = f"involvedObject.uid={pod_uid},reason={reason}"
+        page = await self._call("list", EVENT, namespace, field_selector=selector, limit=20)
+        return list(page.get("items") or ())
+
+    async def create_lease(self, key: Key, body: Object) -> Object:
+        """Create a Lease. Raises Conflict where there is one."""
+        return await self._call("create", LEASE, key.namespace, body=body)
+
+    async def replace_lease(self, key: Key, body: Object) -> Object:
+        """Write a Lease. Raises Conflict where it changed since it was read."""
+        return await self._call("update", LEASE, key.namespace, key.name, body=body)
+
+    async def _call(
+        self,
+        verb: str,
+        kind: Kind,
+        namespace: str | None,
+        name: str | None = None,
+        *,
+        subresource: str | None = None,
+        **params: Any,
+    ) -> Object:
+        resource = f"{kind.plural}/{subresource}" if subresource else kind.plural
+        what = f"{verb} {resource} {Key(namespace or '*', name or '*')}"
+        path = kind.path(namespace, name, subresource)
+        try:
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                response = await self._dynamic.request(
+                    _METHODS[verb],
+                    path,
+                    serialize=False,
+                    **{k: v for k, v in params.items() if v is not None},
+                )
+                answer: Object = await response.json()
+        except dynamic.exceptions.DynamicApiError as error:
+            self._count(verb, resource, str(error.status))
+            raise _translate(what, error) from error
+        except (aiohttp.ClientError, TimeoutError, ssl.SSLError, OSError, ValueError) as error:
+            self._count(verb, resource, "error")
+            raise Retryable(f"{what}: {type(error).__name__}: {error}") from error
+        self._count(verb, resource, str(response.status))
+        return answer
+
+
+_METHODS: Final = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "apply": "PATCH"}
+
+
+def _typed(kind: Kind, item: Object) -> Object:
+    """Return a list's item with the type that lists leave out."""
+    return {"apiVersion": kind.api_version, "kind": kind.kind, **item}
+
+
+def _translate(what: str, error: dynamic.exceptions.DynamicApiError) -> OperatorError:
+    message = _message_of(error)
+    text = f"{what}: {message}"
+    match error.status:
+        case HTTPStatus.NOT_FOUND:
+            return Missing(text)
+        case HTTPStatus.CONFLICT:
+            return Conflict(text)
+        case HTTPStatus.UNAUTHORIZED:
+            return NotPermitted(text)
+        case HTTPStatus.FORBIDDEN if any(phrase in message for phrase in _NO_RIGHT):
+            return NotPermitted(text)
+        case HTTPStatus.FORBIDDEN:
+            return Denied(message)
+        case HTTPStatus.TOO_MANY_REQUESTS:
+            return Retryable(text, after=_retry_after(error))
+        case status if (
+            status is not None and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
+        ):
+            # An admission webhook may refuse with any client error; its sentence says so.
+            return Denied(message) if "admission webhook" in message else Terminal(text)
+        case _:
+            return Retryable(text, after=_retry_after(error))
+
+
+def _message_of(error: dynamic.exceptions.DynamicApiError) -> str:
+    body = error.body.decode(errors="replace") if isinstance(error.body, bytes) else error.body or ""
+    try:
+        parsed = json.loads(body)
+    except ValueError:
+        return body[:500] or str(error.reason)
+    message = parsed.get("message") if isinstance(parsed, dict) else None
+    return str(message or error.reason)
+
+
+def _retry_after(error: dynamic.exceptions.DynamicApiError) -> float | None:
+    value = (error.headers or {}).get("Retry-After", "")
+    return float(value) if value.isdigit() else None
+
+
+@asynccontextmanager
+async def connect(count: Count = _uncounted) -> AsyncIterator[Kube]:
+    """Connect as the pod's service account, or, outside a cluster, as KUBECONFIG says."""
+    configuration = client.Configuration()
+    try:
+        config.load_incluster_config(client_configuration=configuration)
+    except config.ConfigException:
+        await config.load_kube_config(client_configuration=configuration)
+    configuration.connection_pool_maxsize = CONNECTIONS
+    async with client.ApiClient(configuration) as api:
+        api.user_agent = names.FIELD_MANAGER
+        yield Kube(api, count)

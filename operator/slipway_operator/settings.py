@@ -1,0 +1,123 @@
+"""How an operator is installed: typed settings from flags and environment."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+DEFAULT_ENGINE_IMAGE = "localhost/slipway/engine:latest"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The operator's settings.
+
+    Attributes:
+        namespaces: the namespaces it serves; empty is the whole cluster.
+        engine_image: the engine image of objects that name none.
+        host: the address on which health and metrics are served.
+        health_port: port of /healthz and /readyz.
+        metrics_port: port of /metrics.
+        lease_namespace: where the Lease of the leader lives.
+        identity: who this operator is among its replicas.
+        workers: how many objects are reconciled at the same time.
+        relist_seconds: how often the local store is compared with complete lists.
+        watch_grace_seconds: how long a watch may owe a version that is known to exist.
+        log_level: the least important level that is logged.
+    """
+
+    namespaces: tuple[str, ...]
+    engine_image: str
+    host: str
+    health_port: int
+    metrics_port: int
+    lease_namespace: str
+    identity: str
+    workers: int
+    relist_seconds: float
+    watch_grace_seconds: float
+    log_level: str
+
+    @property
+    def scopes(self) -> tuple[str | None, ...]:
+        """Return the namespaces to list and watch; None is all of them."""
+        return self.namespaces or (None,)
+
+
+def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return what a command line and an environment ask for. Exits with usage where they are wrong."""
+    parsed = _parser(environment).parse_args(arguments)
+    return Settings(
+        namespaces=tuple(sorted(set(parsed.namespace))),
+        engine_image=parsed.engine_image,
+        host=parsed.host,
+        health_port=parsed.health_port,
+        metrics_port=parsed.metrics_port,
+        lease_namespace=parsed.lease_namespace,
+        identity=environment.get("POD_NAME") or f"{socket.gethostname()}-{uuid.uuid4().hex[:8]}",
+        workers=parsed.workers,
+        relist_seconds=parsed.relist_seconds,
+        watch_grace_seconds=parsed.watch_grace_seconds,
+        log_level=parsed.log_level.upper(),
+    )
+
+
+def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slipway-operator", description="Makes the cluster match its LLMDeployments."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser(
+        "run",
+        help="serve until told to stop",
+        description="Serves until SIGTERM. Connects as the pod's service account, else as KUBECONFIG says.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    run.add_argument(
+        "--namespace", action="append", default=[], metavar="NS", help="serve this namespace only; repeatable"
+    )
+    run.add_argument(
+        "--engine-image",
+        default=environment.get("SLIPWAY_ENGINE_IMAGE", DEFAULT_ENGINE_IMAGE),
+        help="engine image of objects that name none (SLIPWAY_ENGINE_IMAGE)",
+    )
+    run.add_argument("--host", default="0.0.0.0", help="address of the two ports below")  # noqa: S104
+    run.add_argument("--health-port", type=_port, default=8080, help="port of /healthz and /readyz")
+    run.add_argument("--metrics-port", type=_port, default=9090, help="port of /metrics")
+    run.add_argument(
+        "--lease-namespace",
+        default=environment.get("POD_NAMESPACE", "default"),
+        help="namespace of the leader's Lease (POD_NAMESPACE)",
+    )
+    run.add_argument("--workers", type=_positive, default=16, help="objects reconciled at the same time")
+    run.add_argument(
+        "--relist-seconds", type=_positive, default=300, help="interval of the comparison with complete lists"
+    )
+    run.add_argument(
+        "--watch-grace-seconds", type=_positive, default=60, help="longest silence about a known change"
+    )
+    run.add_argument(
+        "--log-level",
+        default="info",
+        choices=["debug", "info", "warning", "error"],
+        help="least level logged",
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65_535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; write a number from 1 to 65535, or 0 for any")
+    return value

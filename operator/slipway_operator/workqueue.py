@@ -1,0 +1,137 @@
+"""A queue of keys: one worker a key at a time, news during the work queues it once more, failures back off.
+
+A key is ready (wants work), processing (a worker has it), both (wants work again as soon as it is done), or
+delayed. Adding is idempotent, so a thousand events about one object cost one reconcile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+
+BASE_DELAY = 0.5
+MAX_DELAY = 300.0
+
+
+class WorkQueue(Generic[K]):
+    """The queue. It belongs to one event loop; nothing in it is thread-safe."""
+
+    def __init__(
+        self,
+        *,
+        base_delay: float = BASE_DELAY,
+        max_delay: float = MAX_DELAY,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._base, self._max = base_delay, max_delay
+        self._clock, self._jitter = clock, jitter
+        self._order: asyncio.Queue[K | None] = asyncio.Queue()
+        self._ready: set[K] = set()
+        self._processing: set[K] = set()
+        self._delayed: dict[K, tuple[float, asyncio.TimerHandle]] = {}
+        self._failures: dict[K, int] = {}
+        self._closed = False
+        self._last_progress = clock()
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    @property
+    def delayed(self) -> int:
+        """Return how many keys wait for their time."""
+        return len(self._delayed)
+
+    @property
+    def processing(self) -> int:
+        """Return how many keys are being worked on."""
+        return len(self._processing)
+
+    def add(self, key: K) -> None:
+        """Want work on `key` as soon as possible."""
+        if self._closed:
+            return
+        self._cancel_delay(key)
+        if key in self._ready:
+            return
+        if not self._ready and not self._processing:
+            self._last_progress = self._clock()
+        self._ready.add(key)
+        if key not in self._processing:
+            self._order.put_nowait(key)
+
+    def add_after(self, key: K, seconds: float) -> None:
+        """Want work on `key` after `seconds`, or earlier where something earlier is already planned."""
+        if self._closed or key in self._ready:
+            return
+        due = self._clock() + seconds
+        planned = self._delayed.get(key)
+        if planned is not None and planned[0] <= due:
+            return
+        self._cancel_delay(key)
+        handle = asyncio.get_running_loop().call_later(seconds, self._due, key)
+        self._delayed[key] = (due, handle)
+
+    def add_failed(self, key: K, *, at_least: float = 0.0) -> float:
+        """Want work on `key` after a delay that doubles with every failure in a row; return the delay.
+
+        Half of the delay is random, so that keys which failed together do not come back together.
+        """
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        full: float = min(self._max, self._base * 2 ** min(failures, 32))
+        delay = max(at_least, full * (0.5 + 0.5 * self._jitter()))
+        self.add_after(key, delay)
+        return delay
+
+    def forget(self, key: K) -> None:
+        """The last attempt on `key` succeeded: the next failure starts from the shortest delay."""
+        self._failures.pop(key, None)
+
+    async def get(self) -> K | None:
+        """Return the next key, waiting for one; None once the queue is closed. Pair with `done`."""
+        key = await self._order.get()
+        if key is None:
+            self._order.put_nowait(None)  # for the next worker that asks
+            return None
+        self._ready.discard(key)
+        self._processing.add(key)
+        return key
+
+    def done(self, key: K) -> None:
+        """The work on `key` ended, well or badly."""
+        self._processing.discard(key)
+        self._last_progress = self._clock()
+        if key in self._ready and not self._closed:
+            self._order.put_nowait(key)
+
+    def close(self) -> None:
+        """Hand out nothing more and wake up all who wait."""
+        self._closed = True
+        for _, handle in self._delayed.values():
+            handle.cancel()
+        self._delayed.clear()
+        self._ready.clear()
+        while not self._order.empty():
+            self._order.get_nowait()
+        self._order.put_nowait(None)
+
+    def stuck_for(self) -> float:
+        """Return for how many seconds work was there and none was finished; 0 where there is none."""
+        if not self._ready and not self._processing:
+            return 0.0
+        return self._clock() - self._last_progress
+
+    def _due(self, key: K) -> None:
+        self._delayed.pop(key, None)
+        self.add(key)
+
+    def _cancel_delay(self, key: K) -> None:
+        planned = self._delayed.pop(key, None)
+        if planned is not None:
+            planned[1].cancel()
