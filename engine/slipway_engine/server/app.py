@@ -1,0 +1,150 @@
+"""The routes."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from slipway_engine.errors import RequestError
+from slipway_engine.server.answer import Answer
+from slipway_engine.server.body import read_body
+from slipway_engine.server.kinds import CHAT, COMPLETION, chat_prompt
+from slipway_engine.server.metrics import CONTENT_TYPE
+from slipway_engine.server.problems import on_http_exception, on_request_error, on_unexpected
+from slipway_engine.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    RequestT,
+    TokenizeRequest,
+    messages_for_template,
+    parse,
+)
+from slipway_engine.server.service import Phase, Service
+
+VERSION = version("slipway")
+
+
+def create_app(service: Service) -> FastAPI:
+    """Return the ASGI application that serves one model."""
+    app = FastAPI(title="Slipway engine", version=VERSION, docs_url=None, redoc_url=None)
+    app.add_exception_handler(RequestError, on_request_error)
+    app.add_exception_handler(HTTPException, on_http_exception)
+    app.add_exception_handler(Exception, on_unexpected)
+    _add_openai_routes(app, service)
+    _add_text_routes(app, service)
+    _add_probe_routes(app, service)
+    return app
+
+
+def _add_openai_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/completions", openapi_extra=_body_of(CompletionRequest))
+    async def completions() -> Response:
+        return Answer(service, COMPLETION)
+
+    @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatRequest))
+    async def chat_completions() -> Response:
+        return Answer(service, CHAT)
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        return JSONResponse(
+            {"object": "list", "data": [_card(service, n) for n in service.settings.served_names]}
+        )
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> Response:
+        service.check_name(name)
+        return JSONResponse(_card(service, name))
+
+
+def _add_text_routes(app: FastAPI, service: Service) -> None:
+    @app.post("/tokenize", openapi_extra=_body_of(TokenizeRequest))
+    async def tokenize(request: Request) -> Response:
+        asked = await _asked(service, request, TokenizeRequest)
+        ids = await _tokens(service, asked)
+        model = service.model
+        answer = {"count": len(ids), "max_model_len": model.ready.max_model_len, "tokens": ids}
+        if asked.return_token_strs:
+            answer["token_strs"] = [model.tokenizer.token_text(token_id) for token_id in ids]
+        return JSONResponse(answer)
+
+    @app.post("/detokenize", openapi_extra=_body_of(DetokenizeRequest))
+    async def detokenize(request: Request) -> Response:
+        asked = await _asked(service, request, DetokenizeRequest)
+        if asked.tokens:
+            service.check_prompt(asked.tokens, "tokens")
+        return JSONResponse(
+            {"prompt": service.model.tokenizer.decode(asked.tokens, skip_special_tokens=False)}
+        )
+
+
+async def _tokens(service: Service, asked: TokenizeRequest) -> list[int]:
+    if asked.messages is not None and asked.prompt is None:
+        return await chat_prompt(service, messages_for_template(asked.messages))
+    if asked.prompt is not None and asked.messages is None:
+        return await service.encode(
+            asked.prompt, add_special_tokens=asked.add_special_tokens is not False, param="prompt"
+        )
+    raise RequestError("Send either prompt or messages.", param="prompt")
+
+
+def _add_probe_routes(app: FastAPI, service: Service) -> None:
+    @app.get("/health")
+    async def health() -> Response:
+        state = service.health()
+        body = {"status": "ok" if state.ok else "failed", "reason": state.reason, "message": state.message}
+        return JSONResponse(body, 200 if state.ok else 500)
+
+    @app.get("/ready")
+    async def ready() -> Response:
+        state = service.health()
+        phase = service.phase if state.ok else Phase.FAILED
+        serving = phase is Phase.SERVING
+        # Another replica may answer at once, so there is no point in a long wait.
+        headers = None if serving else {"Retry-After": "1"}
+        return JSONResponse({"status": phase.value}, 200 if serving else 503, headers)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(service.metrics.exposition(), media_type=CONTENT_TYPE)
+
+    @app.get("/version")
+    async def shown_version() -> Response:
+        return JSONResponse({"version": VERSION})
+
+
+async def _asked(service: Service, request: Request, kind: type[RequestT]) -> RequestT:
+    """Return the request in the body, once the service takes requests. Raises RequestError."""
+    service.admit()
+    settings = service.settings
+    body = await read_body(request, limit=settings.max_body_bytes, seconds=settings.body_seconds)
+    asked = parse(kind, body)
+    service.check_name(getattr(asked, "model", None))
+    return asked
+
+
+def _card(service: Service, name: str) -> dict[str, Any]:
+    card: dict[str, Any] = {
+        "id": name,
+        "object": "model",
+        "created": service.started,
+        "owned_by": "slipway",
+        "root": service.settings.served_names[0],
+        "parent": None,
+    }
+    if service.phase is Phase.SERVING:
+        card["max_model_len"] = service.model.ready.max_model_len
+    return card
+
+
+def _body_of(kind: type[BaseModel]) -> dict[str, Any]:
+    """Return what OpenAPI says of a body, which is read by hand to bound its size before it is parsed."""
+    schema = kind.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema.pop("$defs", None)
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}

@@ -1,0 +1,128 @@
+"""What Prometheus sees: vLLM's names under the prefix `slipway:`; every label has a fixed set of values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from slipway_engine.core.messages import CoreStats
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+PREFIX = "slipway:"
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+FINISHES = ("stop", "length", "abort", "error")
+
+_FIRST_TOKEN = (
+    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 160, 640,
+)  # fmt: skip
+_BETWEEN_TOKENS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 40,
+)  # fmt: skip
+_REQUEST = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
+_TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
+
+
+class Metrics:
+    """The engine's metrics for one model name, in a registry of their own."""
+
+    def __init__(self, model_name: str, stats: Callable[[], CoreStats]) -> None:
+        self._registry = CollectorRegistry()
+        self._model = model_name
+        self._registry.register(_CoreCollector(model_name, stats))
+        ProcessCollector(registry=self._registry)
+        self.time_to_first_token = self._histogram(
+            "time_to_first_token_seconds", "Request received to first token.", _FIRST_TOKEN
+        )
+        self.inter_token_latency = self._histogram(
+            "inter_token_latency_seconds", "One token to the next of a sequence.", _BETWEEN_TOKENS
+        )
+        self.e2e_latency = self._histogram(
+            "e2e_request_latency_seconds", "Request received to last token.", _REQUEST
+        )
+        self.queue_time = self._histogram(
+            "request_queue_time_seconds", "Time in the waiting queue.", _REQUEST
+        )
+        self.prefill_time = self._histogram("request_prefill_time_seconds", "Time in prefill.", _REQUEST)
+        self.decode_time = self._histogram(
+            "request_decode_time_seconds", "First token to last token.", _REQUEST
+        )
+        self.prompt_length = self._histogram("request_prompt_tokens", "Tokens of a prompt.", _TOKENS)
+        self.generation_length = self._histogram(
+            "request_generation_tokens", "Tokens generated for a sequence.", _TOKENS
+        )
+        self._success = Counter(
+            f"{PREFIX}request_success",
+            "Sequences that ended, by how.",
+            ["model_name", "finished_reason"],
+            registry=self._registry,
+        )
+        self._refused = Counter(
+            f"{PREFIX}request_refused",
+            "Requests that were refused, by HTTP status.",
+            ["model_name", "status"],
+            registry=self._registry,
+        )
+        for reason in FINISHES:
+            self._success.labels(model_name, reason)
+
+    def finished(self, reason: str) -> None:
+        """Count a sequence that ended."""
+        self._success.labels(self._model, reason if reason in FINISHES else "error").inc()
+
+    def refused(self, status: int) -> None:
+        """Count a request that was answered with an error status."""
+        self._refused.labels(self._model, str(status)).inc()
+
+    def exposition(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+        family = Histogram(f"{PREFIX}{name}", text, ["model_name"], buckets=buckets, registry=self._registry)
+        labelled: Histogram = family.labels(self._model)
+        return labelled
+
+
+class _CoreCollector(Collector):
+    """Reads the core's own figures at the moment they are asked for."""
+
+    def __init__(self, model_name: str, stats: Callable[[], CoreStats]) -> None:
+        self._model = model_name
+        self._stats = stats
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._stats()
+        used = now.kv_blocks_used / now.kv_blocks_total if now.kv_blocks_total else 0.0
+        yield self._gauge("num_requests_running", "Sequences in the running batch.", now.num_requests_running)
+        yield self._gauge("num_requests_waiting", "Sequences waiting to run.", now.num_requests_waiting)
+        yield self._gauge("kv_cache_usage_perc", "Share of KV blocks in use, 0 to 1.", used)
+        yield self._counter("num_preemptions", "Sequences preempted to free blocks.", now.num_preemptions)
+        yield self._counter(
+            "prefix_cache_queries", "Tokens looked up in the prefix cache.", now.prefix_cache_queries
+        )
+        yield self._counter("prefix_cache_hits", "Tokens found in the prefix cache.", now.prefix_cache_hits)
+        yield self._counter("prompt_tokens", "Prompt tokens processed.", now.prompt_tokens)
+        yield self._counter("generation_tokens", "Tokens generated.", now.generation_tokens)
+        yield self._counter("engine_steps", "Steps of the engine core.", now.steps)
+        yield self._counter("engine_step_seconds", "Seconds spent in steps.", now.step_seconds)
+
+    def _gauge(self, name: str, text: str, value: float) -> Metric:
+        family = GaugeMetricFamily(f"{PREFIX}{name}", text, labels=["model_name"])
+        family.add_metric([self._model], value)
+        return family
+
+    def _counter(self, name: str, text: str, value: float) -> Metric:
+        family = CounterMetricFamily(f"{PREFIX}{name}", text, labels=["model_name"])
+        family.add_metric([self._model], value)
+        return family

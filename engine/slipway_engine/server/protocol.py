@@ -1,0 +1,303 @@
+"""The fields of OpenAI's requests that this server knows, and what becomes of each.
+
+A field is honoured or refused with a sentence; none is ignored in silence, except those that only label a
+request (`user` and the like). Defaults are OpenAI's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import pydantic_core
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from slipway_engine.errors import RequestError
+from slipway_engine.sampling import MAX_LOGPROBS, SamplingParams
+from slipway_engine.server.problems import from_validation
+
+MAX_STOPS = 16
+MAX_STOP_CHARACTERS = 512
+MAX_STOP_IDS = 128
+MAX_N = 128
+MAX_NAME = 256
+
+Name = Annotated[str, Field(max_length=MAX_NAME)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+TokenIds = Annotated[list[int], Field(max_length=MAX_STOP_IDS)]
+StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
+
+
+class StreamOptions(BaseModel):
+    """What a stream carries besides its text."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    include_usage: bool | None = None
+    include_obfuscation: Literal[False] | None = None
+
+
+class _Common(BaseModel):
+    """Fields of both kinds of completion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: Name | None = None
+    max_tokens: Count | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    stop: Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)] | list[StopString] | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    seed: int | None = None
+
+    # vLLM's extensions
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    stop_token_ids: TokenIds | None = None
+    include_stop_str_in_output: bool | None = None
+    ignore_eos: bool | None = None
+    min_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = None
+    skip_special_tokens: bool | None = None
+    add_special_tokens: bool | None = None
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31)] | None = None
+    cache_salt: Name | None = None
+
+    # labels: they change nothing about the answer
+    user: Name | None = None
+    safety_identifier: Name | None = None
+    prompt_cache_key: Name | None = None
+    metadata: dict[Name, Name] | None = None
+    store: Literal[False] | None = None
+    service_tier: Literal["auto", "default"] | None = None
+
+    def stops(self) -> list[str]:
+        """Return the stop strings."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        if len(stops) > MAX_STOPS:
+            raise RequestError(
+                f"stop has {len(stops)} strings; at most {MAX_STOPS} are allowed.", param="stop"
+            )
+        return [stop for stop in stops if stop]
+
+    def usage_in_stream(self) -> bool:
+        """Return whether a stream ends with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def wanted_logprobs(self) -> int | None:
+        """Return how many alternatives to report for each token; None for no log-probabilities at all."""
+        raise NotImplementedError
+
+    def sampling(self, max_tokens: int, vocab_size: int) -> SamplingParams:
+        """Return what the core is to do. Raises RequestError."""
+        given = {
+            name: value
+            for name in _PASSED_ON
+            if (value := getattr(self, name)) is not None and name in SamplingParams.__dataclass_fields__
+        }
+        return SamplingParams(
+            max_tokens=max_tokens,
+            logprobs=self.wanted_logprobs(),
+            stop_token_ids=_within("stop_token_ids", tuple(self.stop_token_ids or ()), vocab_size),
+            logit_bias=_bias(self.logit_bias or {}, vocab_size),
+            **given,
+        )
+
+
+_PASSED_ON = (
+    "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
+    "seed", "ignore_eos", "min_tokens",
+)  # fmt: skip
+
+
+class CompletionRequest(_Common):
+    """POST /v1/completions. `prompt`: a text, a list of texts, a list of token ids, or a list of those."""
+
+    prompt: Any
+    logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+
+    def wanted_logprobs(self) -> int | None:
+        """Return how many alternatives to report for each token."""
+        return self.logprobs
+
+
+class ChatMessage(BaseModel):
+    """One message; `content` is a text or a list of `{"type": "text", "text": ...}`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Any = None
+    name: Name | None = None
+    refusal: None = None
+    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
+    audio: None = None
+    function_call: None = None
+    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+
+
+class ChatRequest(_Common):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    modalities: list[Literal["text"]] | None = None
+    chat_template_kwargs: dict[Name, Any] | None = None
+
+    def wanted_logprobs(self) -> int | None:
+        """Return how many alternatives to report for each token."""
+        if self.top_logprobs is not None and not self.logprobs:
+            raise RequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+class TokenizeRequest(BaseModel):
+    """POST /tokenize: a text, or messages to be put through the chat template."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: Name | None = None
+    prompt: str | None = None
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    add_special_tokens: bool | None = None
+    return_token_strs: bool | None = None
+
+
+class DetokenizeRequest(BaseModel):
+    """POST /detokenize."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: Name | None = None
+    tokens: list[int]
+
+
+_NO_TOOLS = "{} is not supported: this server calls no tools. Remove it, or describe the tools in a message."
+_REFUSED: Mapping[str, str] = {
+    "tools": _NO_TOOLS,
+    "tool_choice": _NO_TOOLS,
+    "parallel_tool_calls": _NO_TOOLS,
+    "functions": _NO_TOOLS,
+    "function_call": _NO_TOOLS,
+    "echo": "{} is not supported; put the prompt in front of the answer yourself.",
+    "suffix": "{} is not supported: this server continues a prompt, it does not fill a gap.",
+    "best_of": "{} is not supported; ask for n answers with logprobs and choose among them.",
+    "prompt_logprobs": "{} is not supported; logprobs reports those of the answer's tokens.",
+    "use_beam_search": "{} is not supported; remove it to sample.",
+    "response_format": "{} can only be {{'type': 'text'}}: this server does not constrain answers.",
+    "guided_json": "{} is not supported: this server does not constrain the answer's format.",
+    "guided_regex": "{} is not supported: this server does not constrain the answer's format.",
+    "guided_choice": "{} is not supported: this server does not constrain the answer's format.",
+    "guided_grammar": "{} is not supported: this server does not constrain the answer's format.",
+    "structured_outputs": "{} is not supported: this server does not constrain the answer's format.",
+    "audio": "{} is not supported: this server answers in text.",
+    "prediction": "{} is not supported; remove it.",
+    "reasoning_effort": "{} is not supported; remove it.",
+    "verbosity": "{} is not supported; ask for it in a message.",
+    "web_search_options": "{} is not supported: this server searches nothing.",
+    "chat_template": "{} cannot be sent with a request; start the server with --chat-template FILE.",
+}
+# Values by which clients say "not that": nothing is refused that was not asked for.
+_NOT_ASKED: tuple[Any, ...] = (None, False, [], {}, "", "none", {"type": "text"})
+
+RequestT = TypeVar("RequestT", bound=BaseModel)
+
+
+def parse(kind: type[RequestT], body: bytes) -> RequestT:
+    """Return the request in a JSON body. Raises RequestError."""
+    try:
+        return kind.model_validate(_supported(_json_object(body)))
+    except ValidationError as error:
+        raise from_validation(error) from error
+
+
+def _supported(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields without those that ask for nothing; refuse those that ask for what there is not."""
+    kept = {}
+    for name, value in values.items():
+        if name not in _REFUSED:
+            kept[name] = value
+        elif not _asks_for_nothing(name, value, values):
+            raise RequestError(_REFUSED[name].format(name), param=name, code="unsupported_field")
+    return kept
+
+
+def _asks_for_nothing(name: str, value: Any, values: Mapping[str, Any]) -> bool:
+    if name == "best_of" and value == (values.get("n") or 1):
+        return True
+    if name in ("tool_choice", "parallel_tool_calls") and not values.get("tools"):
+        return True
+    return value in _NOT_ASKED
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        values = pydantic_core.from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise RequestError(f"The body is not valid JSON: {error}.", code="invalid_json") from error
+    if not isinstance(values, dict):
+        raise RequestError("The body is no JSON object; send {...}.", code="invalid_json")
+    return values
+
+
+def _bias(given: Mapping[str, float], vocab_size: int) -> dict[int, float]:
+    ids = {}
+    for key, bias in given.items():
+        if not (key.isascii() and key.isdecimal() and len(key) <= 10):
+            raise RequestError(
+                f"logit_bias has the key {key[:40]!r}; keys are token ids.", param="logit_bias"
+            )
+        ids[int(key)] = bias
+    _within("logit_bias", tuple(ids), vocab_size)
+    return ids
+
+
+def _within(name: str, token_ids: tuple[int, ...], vocab_size: int) -> tuple[int, ...]:
+    for token_id in token_ids:
+        if not 0 <= token_id < vocab_size:
+            shown = token_id if abs(token_id) < 10**12 else "far outside"
+            raise RequestError(
+                f"{name} has the token id {shown}; the vocabulary's are 0 to {vocab_size - 1}.", param=name
+            )
+    return token_ids
+
+
+def messages_for_template(messages: list[ChatMessage]) -> list[dict[str, Any]]:
+    """Return the messages as chat templates expect them: role and one text each."""
+    return [_for_template(at, message) for at, message in enumerate(messages)]
+
+
+def _for_template(at: int, message: ChatMessage) -> dict[str, Any]:
+    # "developer" is OpenAI's newer word for what models were trained to read as "system".
+    role = "system" if message.role == "developer" else message.role
+    plain = {"role": role, "content": _text(f"messages.{at}.content", message)}
+    return plain | ({"name": message.name} if message.name is not None else {})
+
+
+def _text(field: str, message: ChatMessage) -> str:
+    content = message.content
+    if isinstance(content, str):
+        return content
+    if content is None and message.role == "assistant":
+        return ""
+    if isinstance(content, list) and content:
+        return "\n".join(_part(f"{field}.{at}", part) for at, part in enumerate(content))
+    raise RequestError(f'{field} must be a text or a list of {{"type": "text", "text": ...}}.', param=field)
+
+
+def _part(field: str, part: object) -> str:
+    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
+        text: str = part["text"]
+        return text
+    kind = part.get("type") if isinstance(part, dict) else None
+    raise RequestError(
+        f'{field} is of type {str(kind)[:40]!r}; this model reads text: {{"type": "text", "text": ...}}.',
+        param=field,
+    )

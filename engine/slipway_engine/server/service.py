@@ -1,0 +1,295 @@
+"""The state behind the routes: what is loaded, whether requests are taken, and what runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from slipway_engine.config import EngineConfig
+from slipway_engine.core.messages import Ready
+from slipway_engine.errors import EngineError, InvalidArgument, RequestError
+from slipway_engine.process.client import CoreClient, CoreCommand, CoreFailed, CoreState, Health
+from slipway_engine.server.generation import Generation, Job
+from slipway_engine.server.metrics import Metrics
+from slipway_engine.server.protocol import ChatRequest, CompletionRequest
+from slipway_engine.server.settings import ServerSettings
+from slipway_engine.tokenizer.chat import ChatTemplate
+from slipway_engine.tokenizer.detokenize import StopAutomaton, TextStream
+from slipway_engine.tokenizer.load import load_tokenizer
+from slipway_engine.tokenizer.tokenizer import Tokenizer
+
+log = logging.getLogger(__name__)
+
+
+class Phase(Enum):
+    """Where the server stands."""
+
+    LOADING = "loading"
+    SERVING = "serving"
+    DRAINING = "draining"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is known once the model is loaded."""
+
+    ready: Ready
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+
+
+class Service:
+    """One model, served."""
+
+    def __init__(
+        self, config: EngineConfig, settings: ServerSettings, command: CoreCommand | None = None
+    ) -> None:
+        self.config = config
+        self.settings = settings
+        self.client = CoreClient()
+        self.metrics = Metrics(settings.served_names[0], lambda: self.client.stats)
+        self.started = int(time.time())
+        self.failure: EngineError | CoreFailed | None = None
+        self._command = command
+        self._draining = False
+        self._model: Model | None = None
+        self._running: set[Generation] = set()
+        self.in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    # Coming up and going down
+
+    async def load(self) -> None:
+        """Load model and tokenizer. Raises EngineError, CoreFailed."""
+        await self.client.start(self.config, self._command)
+        tokenizer = await asyncio.to_thread(load_tokenizer, self.config.model)
+        template = self._template(tokenizer)
+        ready = await self.client.wait_ready()
+        self._model = Model(ready, tokenizer, template)
+        log.info(
+            "The model is loaded.",
+            extra={
+                "model": self.settings.served_names[0],
+                "max_model_len": ready.max_model_len,
+                "kv_blocks": ready.num_kv_blocks,
+                "dtype": ready.dtype,
+                "device": ready.device,
+            },
+        )
+
+    async def drain(self, seconds: float) -> None:
+        """Take no more requests; return when the last has ended, or has been ended at the deadline."""
+        self._draining = True
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        if self._running:
+            log.warning("The drain time is over.", extra={"requests_ended": len(self._running)})
+        for generation in self._running:
+            generation.mailbox.close(_draining("This server has been stopped and its drain time is over."))
+
+    async def close(self) -> None:
+        """End the core and the template's worker."""
+        if self._model is not None and self._model.template is not None:
+            await self._model.template.close()
+        await self.client.close()
+
+    @property
+    def phase(self) -> Phase:
+        """Where the server stands."""
+        if self.failure is not None or self.client.state is CoreState.FAILED:
+            return Phase.FAILED
+        if self._draining:
+            return Phase.DRAINING
+        return Phase.SERVING if self._model is not None else Phase.LOADING
+
+    def health(self) -> Health:
+        """Return whether this process and its core do what they should."""
+        if isinstance(self.failure, EngineError):
+            return Health(False, self.failure.reason, str(self.failure))
+        return self.client.health()
+
+    def admit(self) -> None:
+        """Refuse a request that comes too early or too late. Raises RequestError."""
+        match self.phase:
+            case Phase.SERVING:
+                return
+            case Phase.LOADING:
+                raise RequestError("The model is still being loaded.", code="loading", status=503)
+            case Phase.DRAINING:
+                raise _draining("This server is being stopped.")
+            case Phase.FAILED:
+                raise RequestError(self.health().message, code="engine_failed", status=500)
+
+    @property
+    def model(self) -> Model:
+        """What is loaded; for requests that were admitted."""
+        if self._model is None:
+            raise RequestError("The model is still being loaded.", code="loading", status=503)
+        return self._model
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a request as in flight, until its answer is written: a drain waits for it."""
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
+
+    # Requests
+
+    def check_name(self, name: str | None) -> None:
+        """Refuse a model name that is not served here."""
+        if name is not None and name not in self.settings.served_names:
+            served = ", ".join(self.settings.served_names)
+            raise RequestError(
+                f"The model {name!r} is not served here; served: {served}.",
+                param="model",
+                code="model_not_found",
+                status=404,
+            )
+
+    def job(
+        self,
+        kind: str,
+        request: CompletionRequest | ChatRequest,
+        prompts: Sequence[Sequence[int]],
+        arrival: float,
+    ) -> Job:
+        """Return what the core has to do for a request. Raises RequestError."""
+        model = self.model
+        n = request.n or 1
+        self._check_count(len(prompts) * n)
+        tokens = self._max_tokens(request, max(map(len, prompts)))
+        sampling = request.sampling(tokens, model.ready.vocab_size)
+        stops = request.stops()
+        automaton = StopAutomaton(stops) if stops else None
+
+        def new_text() -> TextStream:
+            return TextStream(
+                model.tokenizer.detokenizer(skip_special_tokens=request.skip_special_tokens is not False),
+                automaton,
+                keep_stop=bool(request.include_stop_str_in_output),
+                ignore_stops_for=sampling.min_tokens,
+            )
+
+        return Job(
+            f"{kind}-{uuid.uuid4().hex}",
+            prompts,
+            n,
+            sampling,
+            new_text,
+            arrival,
+            request.priority or 0,
+            request.cache_salt or "",
+        )
+
+    @contextmanager
+    def run(self, job: Job) -> Iterator[Generation]:
+        """Keep a generation in the books while it runs. Raises RequestError where the queue is full."""
+        ready = self.model.ready
+        limit = ready.max_num_seqs + self.config.max_waiting
+        wanted = len(job.prompts) * job.n
+        if self.client.outstanding + wanted > limit:
+            raise RequestError(
+                f"{self.client.outstanding} sequences run or wait and {limit} may; try again later.",
+                code="queue_full",
+                status=429,
+            )
+        generation = Generation(job, self.client, self.metrics)
+        self._running.add(generation)
+        try:
+            yield generation
+        finally:
+            self._running.discard(generation)
+
+    async def encode(self, text: str, *, add_special_tokens: bool, param: str) -> list[int]:
+        """Return the token ids of a prompt, off the event loop. Raises RequestError."""
+        model = self.model
+        limit = model.ready.max_model_len
+        if model.tokenizer.least_tokens(text) > limit:
+            raise _too_long(f"more than {limit}", limit, param)
+        return await asyncio.to_thread(model.tokenizer.encode, text, add_special_tokens=add_special_tokens)
+
+    async def render(self, messages: list[dict[str, Any]], variables: dict[str, Any] | None) -> str:
+        """Return the prompt for a chat. Raises RequestError."""
+        template = self.model.template
+        if template is None:
+            raise RequestError(
+                "This model has no chat template; use /v1/completions, or start with --chat-template FILE.",
+                param="messages",
+                code="no_chat_template",
+            )
+        return await template.render(messages, variables)
+
+    def check_prompt(self, prompt: Sequence[int], param: str) -> None:
+        """Refuse a prompt that is empty, too long, or made of ids that are no tokens."""
+        ready = self.model.ready
+        if not prompt:
+            raise RequestError(f"{param} is empty; send at least one token.", param=param)
+        if len(prompt) >= ready.max_model_len:
+            raise _too_long(str(len(prompt)), ready.max_model_len, param)
+        if min(prompt) < 0 or max(prompt) >= ready.vocab_size:
+            raise RequestError(f"{param} has token ids outside 0 to {ready.vocab_size - 1}.", param=param)
+
+    def _max_tokens(self, request: CompletionRequest | ChatRequest, prompt: int) -> int:
+        limit = self.model.ready.max_model_len
+        wanted, param = request.max_tokens, "max_tokens"
+        if isinstance(request, ChatRequest):
+            if request.max_completion_tokens is not None:
+                wanted, param = request.max_completion_tokens, "max_completion_tokens"
+            wanted = wanted if wanted is not None else limit - prompt
+        wanted = wanted if wanted is not None else min(16, limit - prompt)
+        if prompt + wanted > limit:
+            raise RequestError(
+                f"The prompt's {prompt} tokens and {param} {wanted} exceed the model's limit of {limit}; "
+                f"shorten the prompt or lower {param} to {limit - prompt}.",
+                param=param,
+                code="context_length_exceeded",
+            )
+        return wanted
+
+    def _check_count(self, sequences: int) -> None:
+        if sequences > self.settings.max_sequences:
+            raise RequestError(
+                f"n x prompts is {sequences} sequences; a request may ask for {self.settings.max_sequences}.",
+                param="n",
+            )
+
+    def _template(self, tokenizer: Tokenizer) -> ChatTemplate | None:
+        source = tokenizer.chat_template
+        if self.settings.chat_template is not None:
+            source = _read_template(self.settings.chat_template)
+        return ChatTemplate(source, tokenizer.special.for_template()) if source is not None else None
+
+
+def _draining(sentence: str) -> RequestError:
+    return RequestError(f"{sentence} Send the request again.", code="draining", status=503)
+
+
+def _too_long(length: str, limit: int, param: str) -> RequestError:
+    return RequestError(
+        f"{param} has {length} tokens; this model's limit is {limit} for prompt and answer together.",
+        param=param,
+        code="context_length_exceeded",
+    )
+
+
+def _read_template(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgument(f"--chat-template {path} cannot be read: {error}.") from error

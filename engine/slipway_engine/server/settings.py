@@ -1,0 +1,31 @@
+"""What the HTTP side is told by the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """How to serve.
+
+    Attributes:
+        served_names: the names by which requests may call the model; answers carry the first.
+        drain_seconds: how long running requests may go on after SIGTERM.
+        max_body_bytes: longest request body.
+        max_sequences: most sequences (prompts x n) of one request.
+        body_seconds: how long a client may take to send its body.
+        chat_template: a Jinja file to use in place of the model's own template.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    served_names: tuple[str, ...] = ("model",)
+    drain_seconds: float = 300.0
+    max_body_bytes: int = 8 << 20
+    max_sequences: int = 128
+    body_seconds: float = 60.0
+    chat_template: Path | None = None
+    log_format: str = "auto"
+    core_environment: dict[str, str] = field(default_factory=dict)
