@@ -1,0 +1,190 @@
+"""From logits to tokens, for the whole batch at once; only rows that need a feature pay for it.
+
+Order: what is forbidden and biased, penalties, temperature, min-p, top-k, top-p, then the largest of logit +
+Gumbel noise, which is a draw from the softmax. Log-probabilities are those of the model, before any of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import log
+from typing import TypeVar
+
+import numpy as np
+import torch
+
+from slipway_engine.core.messages import TokenLogprob
+from slipway_engine.core.randomness import gumbel, keys
+from slipway_engine.core.request import Request
+from slipway_engine.sampling import SamplingParams
+
+GREEDY_BELOW = 1e-5
+"""Temperatures below this are greedy: the quotient would leave float32's range."""
+
+_NUCLEUS = 1024
+"""How many of the best tokens are searched for top-p before the whole vocabulary is sorted."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """A row's next token, or None where the logits are not finite, and its log-probability if asked for."""
+
+    token_id: int | None
+    logprob: TokenLogprob | None
+
+
+def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[Sampled]:
+    """Choose the next token of each row of `logits` [rows, vocabulary] (float32, overwritten)."""
+    wanted = _rows(requests, lambda request: request.sampling.logprobs is not None)
+    raw = torch.log_softmax(logits[wanted], dim=1) if wanted else None
+    _edit(logits, requests)
+    best, chosen = logits.max(dim=1)
+    drawn = _rows(requests, lambda request: request.sampling.temperature >= GREEDY_BELOW)
+    if drawn:
+        picked = logits if len(drawn) == len(requests) else logits[drawn]
+        chosen[drawn] = _draw(picked, [requests[row] for row in drawn])
+    finite = best.isfinite().tolist()
+    tokens = [token if fine else None for token, fine in zip(chosen.tolist(), finite, strict=True)]
+    logprobs = _logprobs(raw, wanted, tokens, requests) if raw is not None else {}
+    return [Sampled(token, logprobs.get(row)) for row, token in enumerate(tokens)]
+
+
+def _rows(requests: Sequence[Request], needs: Callable[[Request], bool]) -> list[int]:
+    return [row for row, request in enumerate(requests) if needs(request)]
+
+
+def _column(logits: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
+    return torch.tensor(values, dtype=logits.dtype, device=logits.device).unsqueeze(1)
+
+
+def _edit(logits: torch.Tensor, requests: Sequence[Request]) -> None:
+    """Forbid, bias and penalise in place."""
+    early = _rows(requests, lambda request: request.output_length < request.sampling.min_tokens)
+    if early:
+        ids = [(row, token) for row in early for token in requests[row].stop_ids]
+        logits.view(-1)[_flat(ids, logits)] = float("-inf")
+    biased = _rows(requests, lambda request: bool(request.sampling.logit_bias))
+    if biased:
+        _bias(logits, requests, biased)
+    penalised = _rows(requests, lambda request: _penalises(request.sampling))
+    if penalised:
+        _penalise(logits, requests, penalised)
+
+
+def _flat(pairs: Sequence[tuple[int, int]], logits: torch.Tensor) -> torch.Tensor:
+    width = logits.shape[1]
+    flat = [row * width + token for row, token in pairs]
+    return torch.tensor(flat, dtype=torch.int64, device=logits.device)
+
+
+def _bias(logits: torch.Tensor, requests: Sequence[Request], rows: Sequence[int]) -> None:
+    pairs = [(row, token) for row in rows for token in requests[row].sampling.logit_bias]
+    values = [value for row in rows for value in requests[row].sampling.logit_bias.values()]
+    logits.view(-1).index_add_(0, _flat(pairs, logits), torch.tensor(values, device=logits.device))
+
+
+def _penalises(sampling: SamplingParams) -> bool:
+    return (
+        sampling.repetition_penalty != 1.0
+        or sampling.presence_penalty != 0.0
+        or sampling.frequency_penalty != 0.0
+    )
+
+
+def _penalise(logits: torch.Tensor, requests: Sequence[Request], rows: Sequence[int]) -> None:
+    """Repetition counts prompt and output, presence and frequency the output alone."""
+    width = logits.shape[1]
+    tokens = [np.array(requests[row].tokens, dtype=np.int64) + row * width for row in rows]
+    is_output = [np.arange(len(requests[row].tokens)) >= requests[row].prompt_length for row in rows]
+    flat, place = np.unique(np.concatenate(tokens), return_inverse=True)
+    counts = np.bincount(place, weights=np.concatenate(is_output), minlength=len(flat))
+    row_of = flat // width
+    params = [request.sampling for request in requests]
+    repetition = np.array([param.repetition_penalty for param in params])[row_of]
+    subtract = np.array([param.frequency_penalty for param in params])[row_of] * counts
+    subtract += np.array([param.presence_penalty for param in params])[row_of] * (counts > 0)
+    where = torch.from_numpy(flat).to(logits.device)
+    factor = torch.from_numpy(repetition).to(logits)
+    values = logits.view(-1)[where]
+    values = torch.where(values > 0, values / factor, values * factor)
+    logits.view(-1)[where] = values - torch.from_numpy(subtract).to(logits)
+
+
+def _draw(logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:
+    """Return one token id a row, drawn from its truncated softmax."""
+    params = [request.sampling for request in requests]
+    scaled = logits / _column(logits, [param.temperature for param in params])
+    if any(param.min_p > 0 for param in params):
+        floor = _column(logits, [log(param.min_p) if param.min_p > 0 else float("-inf") for param in params])
+        scaled.masked_fill_(scaled < scaled.amax(dim=1, keepdim=True) + floor, float("-inf"))
+    noise = keys([request.stream for request in requests], [request.output_length for request in requests])
+    noise = noise.to(logits.device)
+    width = logits.shape[1]
+    limits = [param.top_k if 0 < param.top_k < width else 0 for param in params]
+    nuclei = [param.top_p for param in params]
+    cut = [
+        row for row, (limit, nucleus) in enumerate(zip(limits, nuclei, strict=True)) if limit or nucleus < 1
+    ]
+    if not cut:
+        return _largest(scaled, noise)
+    if len(cut) == len(requests):
+        return _cut(scaled, noise, limits, nuclei, _NUCLEUS)
+    whole = [row for row in range(len(requests)) if row not in set(cut)]
+    tokens = torch.empty(len(requests), dtype=torch.int64, device=logits.device)
+    tokens[whole] = _largest(scaled[whole], noise[whole])
+    tokens[cut] = _cut(scaled[cut], noise[cut], _pick(limits, cut), _pick(nuclei, cut), _NUCLEUS)
+    return tokens
+
+
+def _pick(values: Sequence[T], rows: Sequence[int]) -> list[T]:
+    return [values[row] for row in rows]
+
+
+def _largest(scaled: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    ids = torch.arange(scaled.shape[1], dtype=torch.int32, device=scaled.device)
+    return gumbel(noise, ids.unsqueeze(0)).add_(scaled).argmax(dim=1)
+
+
+def _cut(
+    scaled: torch.Tensor, noise: torch.Tensor, limits: list[int], nuclei: list[float], reach: int
+) -> torch.Tensor:
+    """Draw among each row's `limits` best tokens (0: all) that begin before `nuclei` of the probability."""
+    width = scaled.shape[1]
+    count = min(width, max(limits) if all(limits) else max(reach, *limits))
+    values, ids = scaled.topk(count, dim=1)
+    limit = torch.tensor([limit or width for limit in limits], device=scaled.device).unsqueeze(1)
+    values.masked_fill_(torch.arange(count, device=scaled.device) >= limit, float("-inf"))
+    total = values.logsumexp(dim=1, keepdim=True)
+    if not all(limits):
+        total = torch.where(limit < width, total, scaled.logsumexp(dim=1, keepdim=True))
+    probability = (values - total).exp_()
+    mass = probability.cumsum(dim=1)
+    nucleus = _column(scaled, nuclei)
+    values.masked_fill_((mass - probability >= nucleus), float("-inf"))
+    best = (gumbel(noise, ids.to(torch.int32)).add_(values)).argmax(dim=1, keepdim=True)
+    tokens = ids.gather(1, best).squeeze(1)
+    if count < width:
+        short = (limit.squeeze(1) >= width) & (mass[:, -1] < nucleus.squeeze(1))
+        if bool(short.any()):
+            rows = short.nonzero().squeeze(1).tolist()
+            tokens[rows] = _cut(scaled[rows], noise[rows], _pick(limits, rows), _pick(nuclei, rows), width)
+    return tokens
+
+
+def _logprobs(
+    raw: torch.Tensor, rows: Sequence[int], tokens: Sequence[int | None], requests: Sequence[Request]
+) -> dict[int, TokenLogprob]:
+    """Return the log-probability of each chosen token, and the alternatives that its request asks for."""
+    chosen = [tokens[row] or 0 for row in rows]
+    own = raw.gather(1, torch.tensor(chosen, device=raw.device).unsqueeze(1)).squeeze(1).tolist()
+    most = max(requests[row].sampling.logprobs or 0 for row in rows)
+    values, ids = raw.topk(min(most, raw.shape[1]), dim=1)
+    found = {}
+    for at, (row, best, best_ids) in enumerate(zip(rows, values.tolist(), ids.tolist(), strict=True)):
+        count = requests[row].sampling.logprobs or 0
+        top = tuple(zip(best_ids[:count], best[:count], strict=True))
+        found[row] = TokenLogprob(chosen[at], own[at], top)
+    return found

@@ -1,0 +1,137 @@
+"""The memory plan, as arithmetic: what the weights, a step's workspace and the KV blocks need of the limit.
+
+Pure: sizes go in, a plan or `DoesNotFit` comes out. Everything that the engine will hold at its busiest is
+counted before anything is loaded, so that running out of memory is not left to chance.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slipway_engine.errors import DoesNotFit
+
+MIB = 1 << 20
+OTHER_PROCESS = 256 * MIB
+"""What the HTTP process beside the core may take of the same limit."""
+
+SAMPLER_COPIES = 5
+"""float32 copies of the logits that a step may hold: raw, scaled, noise, its bits, log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Sizes in bytes, lengths in tokens. `weights` counts packed copies, `load_peak` what loading adds."""
+
+    weights: int
+    load_peak: int
+    baseline: int
+    kv_bytes_per_token: int
+    kv_bytes_per_token_layer: int
+    activation_bytes_per_token: int
+    vocab_size: int
+    gather_tokens: int
+    max_position: int
+    mask_itemsize: int
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user set; None leaves it to the plan."""
+
+    max_model_len: int | None
+    max_num_seqs: int
+    max_batch_tokens: int
+    block_size: int
+    kv_cache_bytes: int | None
+    memory_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What was decided, and the parts that it is made of, in bytes."""
+
+    max_model_len: int
+    num_blocks: int
+    limit: int
+    usable: int
+    baseline: int
+    weights: int
+    workspace: int
+    kv_cache: int
+
+    def sentence(self) -> str:
+        """Return the plan on one line."""
+        return (
+            f"memory: {_mib(self.usable)} of {_mib(self.limit)} usable = {_mib(self.baseline)} process + "
+            f"{_mib(self.weights)} weights + {_mib(self.workspace)} workspace + "
+            f"{_mib(self.kv_cache)} KV cache ({self.num_blocks} blocks)"
+        )
+
+
+def plan(needs: Needs, asked: Asked, limit: int, available: int) -> MemoryPlan:
+    """Divide the memory; raises `DoesNotFit` with the sum and the way out."""
+    usable = min(limit * asked.memory_percent // 100, needs.baseline + available)
+    length = asked.max_model_len or needs.max_position
+    while True:
+        workspace = _workspace(needs, asked, length)
+        left = usable - needs.baseline - OTHER_PROCESS - needs.weights - max(workspace, needs.load_peak)
+        blocks = _blocks(needs, asked, left)
+        fitting = blocks * asked.block_size
+        if fitting >= length or (asked.kv_cache_bytes is not None and blocks > 0 and left >= 0):
+            break
+        if asked.max_model_len is not None or fitting < asked.block_size:
+            raise DoesNotFit(_refusal(needs, asked, limit, usable, workspace, length))
+        length = fitting
+    return MemoryPlan(
+        max_model_len=length,
+        num_blocks=blocks,
+        limit=limit,
+        usable=usable,
+        baseline=needs.baseline + OTHER_PROCESS,
+        weights=needs.weights,
+        workspace=max(workspace, needs.load_peak),
+        kv_cache=(blocks + 1) * _block_bytes(needs, asked),
+    )
+
+
+def _block_bytes(needs: Needs, asked: Asked) -> int:
+    return needs.kv_bytes_per_token * asked.block_size
+
+
+def _blocks(needs: Needs, asked: Asked, left: int) -> int:
+    """Return how many blocks fit, the padding block not counted."""
+    room = left if asked.kv_cache_bytes is None else min(left, asked.kv_cache_bytes)
+    return max(0, room // _block_bytes(needs, asked) - 1)
+
+
+def _workspace(needs: Needs, asked: Asked, length: int) -> int:
+    """Return the most that one step allocates beside the cache."""
+    activations = asked.max_batch_tokens * needs.activation_bytes_per_token
+    logits = SAMPLER_COPIES * asked.max_num_seqs * needs.vocab_size * 4
+    gathered = 2 * max(needs.gather_tokens, length) * needs.kv_bytes_per_token_layer
+    masks = 2 * asked.max_batch_tokens * length * needs.mask_itemsize
+    return activations + logits + gathered + masks
+
+
+def _refusal(needs: Needs, asked: Asked, limit: int, usable: int, workspace: int, length: int) -> str:
+    cache = (-(-length // asked.block_size) + 1) * _block_bytes(needs, asked)
+    parts = {
+        "process": needs.baseline + OTHER_PROCESS,
+        "weights": needs.weights,
+        "workspace": max(workspace, needs.load_peak),
+        f"KV cache for one request of {length} tokens": cache,
+    }
+    total = sum(parts.values())
+    sums = " + ".join(f"{_mib(size)} {name}" for name, size in parts.items())
+    if parts["process"] + parts["weights"] >= usable:
+        way = "raise the memory limit or serve a smaller model"
+    else:
+        way = "lower --max-model-len, --max-num-seqs or --max-num-batched-tokens, or raise the memory limit"
+    return (
+        f"The model does not fit: {sums} = {_mib(total)}, but {_mib(usable)} of the limit of {_mib(limit)} "
+        f"are usable; {way} to at least {_mib(-(-total * 100 // asked.memory_percent))}."
+    )
+
+
+def _mib(size: int) -> str:
+    return f"{-(-size // MIB)} MiB"

@@ -1,0 +1,82 @@
+"""What every checkpoint format offers: a configuration, and tensors by their Hugging Face names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from slipway_engine.errors import ModelCorrupt, ModelNotFound
+from slipway_engine.models.config import DecoderConfig
+
+IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attention.bias", ".masked_bias")
+"""Buffers that old checkpoints carry; they hold nothing that the configuration does not say."""
+
+
+class Checkpoint(Protocol):
+    """An opened model. Tensors are read one by one, so that the load's peak stays low."""
+
+    @property
+    def path(self) -> Path:
+        """The file or directory, for error messages."""
+
+    @property
+    def config(self) -> DecoderConfig:
+        """The model that the tensors are for."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each tensor that the files hold."""
+
+    def read_into(self, name: str, out: torch.Tensor) -> None:
+        """Copy the tensor `name` into `out`, a contiguous tensor of its shape, converting to its dtype."""
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a GGUF file or a directory in Hugging Face layout, and check that its tensors are the model's."""
+    from slipway_engine.loading.gguf_checkpoint import GGUFCheckpoint
+    from slipway_engine.loading.safetensors_checkpoint import SafetensorsCheckpoint
+
+    if not path.exists():
+        raise ModelNotFound(f"{path} does not exist; give a GGUF file or a Hugging Face model directory.")
+    checkpoint: Checkpoint
+    if path.is_file():
+        checkpoint = GGUFCheckpoint(path)
+    elif not (path / "config.json").exists() and (found := sorted(path.glob("*.gguf"))):
+        checkpoint = GGUFCheckpoint(_only(path, found))
+    else:
+        checkpoint = SafetensorsCheckpoint(path)
+    check_tensors(checkpoint)
+    return checkpoint
+
+
+def check_tensors(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that lacks a tensor, has one too many, or one of another shape."""
+    expected, found = checkpoint.config.tensors(), checkpoint.shapes
+    for name, shape in expected.items():
+        if name not in found:
+            raise ModelCorrupt(f"{checkpoint.path} lacks the tensor {name!r}; fetch the model again.")
+        if tuple(found[name]) != shape:
+            raise ModelCorrupt(
+                f"{checkpoint.path}: the tensor {name!r} has the shape {list(found[name])}, "
+                f"the configuration asks for {list(shape)}; fetch the model again."
+            )
+    extra = [name for name in found if name not in expected and not _ignored(name, checkpoint.config)]
+    if extra:
+        raise ModelCorrupt(
+            f"{checkpoint.path} holds {len(extra)} tensors that the configuration has no place for, "
+            f"{extra[0]!r} first; its config and its weights are not of one model."
+        )
+
+
+def _ignored(name: str, config: DecoderConfig) -> bool:
+    return name.endswith(IGNORED_SUFFIXES) or (name == "lm_head.weight" and config.tied_embeddings)
+
+
+def _only(directory: Path, found: list[Path]) -> Path:
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found[:5])
+        raise ModelNotFound(f"{directory} holds {len(found)} GGUF files ({names}); give the path of one.")
+    return found[0]
