@@ -1,0 +1,120 @@
+"""A pod's response, passed on piece by piece; and what the client is told when the pod breaks off in it.
+
+Before anything was sent that is a refusal like any other; in a stream of events it is one more event; in
+anything else the connection is cut, for only that says that the response is incomplete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from slipway_gateway import sse
+from slipway_gateway.record import CLIENT_LEFT, UPSTREAM_FAILED, Record
+
+WHOLE: Final = 1024 * 1024
+"""A response whose length is known, up to this, is complete before its first byte is sent."""
+
+
+class BrokeOff(Exception):
+    """The pod's response ended before it was complete, and nothing of it was sent."""
+
+
+class ClientLeft(Exception):
+    """The client is gone, or takes nothing any more."""
+
+
+async def pass_on(
+    request: web.BaseRequest,
+    response: aiohttp.ClientResponse,
+    headers: dict[str, str],
+    record: Record,
+    idle: float,
+) -> web.StreamResponse:
+    """Send the response on and return it; `record` tells how that went."""
+    record.status = response.status
+    length = response.content_length
+    if response.content_type == "text/event-stream":
+        return await _Outgoing(request, response, headers, record, idle).events()
+    if length is not None and length <= WHOLE:
+        body = b"".join([piece async for piece in _pieces(response, idle)])
+        record.bytes_out = len(body)
+        return web.Response(status=response.status, body=body, headers=headers)
+    return await _Outgoing(request, response, headers, record, idle).other()
+
+
+class _Outgoing:
+    """A response that is sent while it arrives."""
+
+    def __init__(
+        self,
+        request: web.BaseRequest,
+        response: aiohttp.ClientResponse,
+        headers: dict[str, str],
+        record: Record,
+        idle: float,
+    ) -> None:
+        self._request = request
+        self._response = response
+        self._out = web.StreamResponse(status=response.status, headers=headers)
+        self._record = record
+        self._idle = idle
+
+    async def events(self) -> web.StreamResponse:
+        """Pass on server-sent events, whole ones only."""
+        await self._out.prepare(self._request)
+        events = sse.Events()
+        try:
+            async for piece in _pieces(self._response, self._idle):
+                await self._write(events.feed(piece))
+            await self._write(events.rest())
+        except BrokeOff as error:
+            self._record.outcome = UPSTREAM_FAILED
+            sentence = f"The pod that answered {error}; send the request again."
+            await self._write(sse.error_event(sentence, "upstream_failed"))
+        return self._out
+
+    async def other(self) -> web.StreamResponse:
+        """Pass on anything else."""
+        await self._out.prepare(self._request)
+        try:
+            async for piece in _pieces(self._response, self._idle):
+                await self._write(piece)
+        except BrokeOff:
+            self._record.outcome = UPSTREAM_FAILED
+            self._cut()
+        return self._out
+
+    async def _write(self, piece: bytes) -> None:
+        if not piece:
+            return
+        try:
+            async with asyncio.timeout(self._idle):
+                await self._out.write(piece)
+        except (ConnectionError, TimeoutError):
+            self._record.outcome = CLIENT_LEFT
+            self._cut()
+            raise ClientLeft from None
+        self._record.bytes_out += len(piece)
+
+    def _cut(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.abort()
+
+
+async def _pieces(response: aiohttp.ClientResponse, idle: float) -> AsyncIterator[bytes]:
+    while True:
+        try:
+            async with asyncio.timeout(idle):
+                piece = await response.content.readany()
+        except TimeoutError:
+            raise BrokeOff("stayed silent for longer than this gateway's --idle-timeout") from None
+        except (aiohttp.ClientError, ConnectionError):
+            raise BrokeOff("broke off in the middle of its response") from None
+        if not piece:
+            return
+        yield piece

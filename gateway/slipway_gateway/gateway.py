@@ -1,0 +1,136 @@
+"""Puts the parts together, and takes them apart in order: the door first, the streams when they are done."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+
+import aiohttp
+from aiohttp import web
+
+from slipway_gateway import admin, upstream
+from slipway_gateway.follow import Watches
+from slipway_gateway.frontdoor import FrontDoor, Guard, NoGuard, TenantGuard
+from slipway_gateway.kube import Access
+from slipway_gateway.limits import Admission
+from slipway_gateway.listener import Listener
+from slipway_gateway.metrics import Metrics, Picture
+from slipway_gateway.proxy import Proxy
+from slipway_gateway.record import AccessLog
+from slipway_gateway.settings import AuthMode, Settings
+from slipway_gateway.world import World
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+CLOSE_SECONDS = 2.0
+
+
+class Gateway:
+    """A running gateway."""
+
+    def __init__(self, settings: Settings, access: Access, access_log: AccessLog | None = None) -> None:
+        self._settings = settings
+        self._access = access
+        self._access_log = access_log or AccessLog()
+        self._draining = False
+        self.world = World()
+        self.admission = Admission(settings.limits)
+        self.metrics = Metrics()
+        self.port = 0
+        self.admin_port = 0
+
+    async def start(self) -> None:
+        """Begin to watch and to listen."""
+        settings = self._settings
+        self._to_pods = upstream.open_session(settings.timeouts)
+        self._to_api = aiohttp.ClientSession(trust_env=False)
+        proxy = Proxy(
+            self.world,
+            self._to_pods,
+            self.admission,
+            self.metrics,
+            settings.limits,
+            settings.timeouts,
+            set_salt=settings.set_salt,
+        )
+        self.watches = Watches(self._to_api, self._access, self.world, settings)
+        self.metrics.registry.register(
+            Picture(self.world, self.admission, proxy.balancers, self.watches.heard)
+        )
+        self.door = FrontDoor(
+            self.world, self._guard(), proxy, self.admission, self.metrics, self._access_log
+        )
+        self.watches.start()
+        await self._listen()
+
+    def _guard(self) -> Guard:
+        if self._settings.auth_mode is AuthMode.NONE:
+            log.warning("--auth-mode none: whoever reaches this port may use every model")
+            return NoGuard()
+        return TenantGuard(self.world, self._access.namespace)
+
+    async def _listen(self) -> None:
+        settings = self._settings
+        listener = Listener(self.door.handle, settings.limits, settings.timeouts)
+        self._front = web.ServerRunner(listener, shutdown_timeout=CLOSE_SECONDS)
+        self._admin = web.AppRunner(
+            admin.application(self.metrics.registry, self._dead, self._unready),
+            access_log=None,
+            shutdown_timeout=CLOSE_SECONDS,
+        )
+        await self._front.setup()
+        await self._admin.setup()
+        # Probes can be answered before the first request is.
+        await web.TCPSite(self._admin, settings.host, settings.admin_port).start()
+        self._site = web.TCPSite(self._front, settings.host, settings.port, backlog=BACKLOG)
+        await self._site.start()
+        self.port = self._front.addresses[0][1]
+        self.admin_port = self._admin.addresses[0][1]
+        log.info("listening on %s, admin on %s", self.port, self.admin_port)
+
+    def _dead(self) -> str | None:
+        dead = self.watches.dead()
+        return f"the watch of {', '.join(dead)} ended" if dead else None
+
+    def _unready(self) -> str | None:
+        if self._draining:
+            return "draining"
+        return None if self.watches.synced() else "the API server was not listed yet"
+
+    async def drain(self) -> None:
+        """Take no more connections, and wait for what runs, within the limit."""
+        self._draining = True
+        self.door.closing = True
+        await self._site.stop()
+        log.info("draining: %d requests to finish", self.admission.requests)
+        try:
+            async with asyncio.timeout(self._settings.timeouts.drain):
+                await self.admission.until_empty()
+        except TimeoutError:
+            log.warning("%d requests were cut by --drain-seconds", self.admission.requests)
+
+    async def stop(self) -> None:
+        """Close everything."""
+        await self._front.cleanup()
+        await self.watches.stop()
+        await self._admin.cleanup()
+        await self._to_pods.close()
+        await self._to_api.close()
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT, then drain; a second signal cuts the draining short."""
+        loop = asyncio.get_running_loop()
+        stopped, hurried = asyncio.Event(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, lambda: (hurried if stopped.is_set() else stopped).set())
+        await self.start()
+        await stopped.wait()
+        draining = asyncio.create_task(self.drain())
+        hurry = asyncio.create_task(hurried.wait())
+        await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (draining, hurry):
+            task.cancel()
+        await asyncio.gather(draining, hurry, return_exceptions=True)
+        await self.stop()

@@ -1,0 +1,73 @@
+"""What is written down about a request: one JSON line, never its content, its key or a made-up name."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final, TextIO
+
+from slipway_gateway.objects import Key
+
+OK: Final = "ok"
+REFUSED: Final = "refused"
+CLIENT_LEFT: Final = "client_left"
+UPSTREAM_FAILED: Final = "upstream_failed"
+
+
+@dataclass(slots=True)
+class Record:
+    """One request, filled in on its way."""
+
+    request_id: str
+    method: str
+    route: str
+    """The route that was matched, or `other`: paths are the client's words."""
+    began: float = field(default_factory=time.monotonic)
+    tenant: str = ""
+    key_id: str = ""
+    deployment: Key | None = None
+    pod: str = ""
+    retries: int = 0
+    status: int = 0
+    outcome: str = OK
+    """One of the four words above."""
+    bytes_in: int = 0
+    bytes_out: int = 0
+    first_byte: float | None = None
+    """Seconds until the pod's response began."""
+
+    def seconds(self) -> float:
+        """Return how long the request has been here."""
+        return time.monotonic() - self.began
+
+
+class AccessLog:
+    """Writes a line per request."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+
+    def write(self, record: Record) -> None:
+        """Write the line of a request that is over."""
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "kind": "access",
+            "request_id": record.request_id,
+            "tenant": record.tenant or None,
+            "key_id": record.key_id or None,
+            "method": record.method,
+            "route": record.route,
+            "deployment": str(record.deployment) if record.deployment else None,
+            "pod": record.pod or None,
+            "retries": record.retries,
+            "status": record.status,
+            "outcome": record.outcome,
+            "ms": round(record.seconds() * 1000, 1),
+            "first_byte_ms": None if record.first_byte is None else round(record.first_byte * 1000, 1),
+            "bytes_in": record.bytes_in,
+            "bytes_out": record.bytes_out,
+        }
+        print(json.dumps(line, separators=(",", ":")), file=self._stream, flush=True)

@@ -1,0 +1,32 @@
+"""Everything that can be set, in one immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from slipway_gateway.kube import AUTO
+from slipway_gateway.limits import Limits, Timeouts
+
+
+class AuthMode(StrEnum):
+    """Who may call."""
+
+    TENANTS = "tenants"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How the gateway runs."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a pod's front door
+    port: int = 8080
+    admin_port: int = 9090
+    auth_mode: AuthMode = AuthMode.TENANTS
+    namespaces: tuple[str, ...] = ()
+    """Namespaces whose deployments are served; none: all."""
+    kubeconfig: str = AUTO
+    set_salt: bool = True
+    limits: Limits = field(default_factory=Limits)
+    timeouts: Timeouts = field(default_factory=Timeouts)
