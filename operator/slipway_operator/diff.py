@@ -1,8 +1,9 @@
 """Whether a live object differs from what the operator would apply. Pure.
 
-Two questions. Is every rendered field there with an equal value (the server's defaults, which we did not
-render, do not matter; `1000m` equals `1`)? And does our entry of `managedFields` own nothing that we do not
-render any more (server-side apply removes such a field, so there is something to send)?
+Three questions. Is every rendered field there with an equal value (the server's defaults, which we did not
+render, do not matter; `1000m` equals `1`)? Does our entry of `managedFields` own every one of them still
+(who adds a key to a map that is one value, such as a Service's selector, takes the map from us)? And does it
+own nothing that we do not render any more (server-side apply removes such a field)?
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ IDENTITY_FIELDS: Final = frozenset({"name", "namespace", "uid", "resourceVersion
 
 def differs(live: Mapping[str, Any], rendered: Mapping[str, Any], *, subresource: str = "") -> bool:
     """Return whether applying `rendered` over `live` would change anything."""
-    wanted, found = _body(rendered), _body(live)
-    return not covers(found, wanted) or owns_more(live, wanted, subresource)
+    wanted, found, owned = _body(rendered), _body(live), _owned_fields(live, subresource)
+    return not covers(found, wanted) or not _owns_all(owned, wanted) or _owns_more(owned, wanted)
 
 
 def covers(live: Any, rendered: Any, field: str = "") -> bool:
@@ -48,15 +49,6 @@ def covers(live: Any, rendered: Any, field: str = "") -> bool:
     if isinstance(rendered, list):
         return isinstance(live, list) and _covers_list(live, rendered, field)
     return bool(live == rendered and isinstance(live, bool) == isinstance(rendered, bool))
-
-
-def owns_more(live: Mapping[str, Any], rendered: Mapping[str, Any], subresource: str = "") -> bool:
-    """Return whether our field manager owns a field of `live` that `rendered` does not have."""
-    for entry in live["metadata"].get("managedFields") or ():
-        ours = entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
-        if ours and entry.get("subresource", "") == subresource:
-            return _owns_more(entry.get("fieldsV1") or {}, rendered)
-    return False
 
 
 def _body(obj: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +96,42 @@ def _list_key(item: Mapping[str, Any], keys: tuple[str, ...]) -> tuple[Any, ...]
     return tuple(item.get(key) for key in keys)
 
 
+def _owned_fields(live: Mapping[str, Any], subresource: str) -> Mapping[str, Any]:
+    """Return the fields that our field manager owns by applying, in the notation of fieldsV1."""
+    for entry in live["metadata"].get("managedFields") or ():
+        ours = entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
+        if ours and entry.get("subresource", "") == subresource:
+            return dict(entry.get("fieldsV1") or {})
+    return {}
+
+
+def _owns_all(fields: Mapping[str, Any], rendered: Any) -> bool:
+    """Return whether `fields` hold every field of `rendered`."""
+    if isinstance(rendered, Mapping):
+        return all(
+            _is_empty(value) or (f"f:{name}" in fields and _owns_value(fields[f"f:{name}"], value))
+            for name, value in rendered.items()
+        )
+    return all(
+        any(_selects(path, item) and _owns_value(sub, item) for path, sub in fields.items())
+        for item in rendered
+    )
+
+
+def _owns_value(fields: Mapping[str, Any], value: Any) -> bool:
+    # An owned field without parts is one value: a scalar, or a map or list that is replaced as a whole.
+    return not fields or not isinstance(value, (Mapping, list)) or _owns_all(fields, value)
+
+
+def _selects(path: str, item: Any) -> bool:
+    kind, _, text = path.partition(":")
+    if kind == "v":
+        return bool(json.loads(text) == item)
+    if kind == "k" and isinstance(item, Mapping):
+        return all(item.get(key) == value for key, value in json.loads(text).items())
+    return False
+
+
 def _owns_more(fields: Mapping[str, Any], rendered: Any) -> bool:
     children = [(name, sub) for name, sub in fields.items() if name != "."]
     return any(_missing(name, sub, rendered) for name, sub in children)
@@ -128,9 +156,4 @@ def _descend(kind: str, text: str, rendered: Any) -> Iterator[Any]:
     if kind == "i":
         yield from rendered[int(text) : int(text) + 1]
         return
-    selected = json.loads(text)
-    for item in rendered:
-        if kind == "v" and item == selected:
-            yield item
-        if kind == "k" and isinstance(item, Mapping) and all(item.get(k) == v for k, v in selected.items()):
-            yield item
+    yield from (item for item in rendered if _selects(f"{kind}:{text}", item))

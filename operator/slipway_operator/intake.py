@@ -36,6 +36,8 @@ class Intake:
         changed = self._store.drop(kind, obj) if deleted else self._store.put(kind, obj)
         if changed and (deleted or matters(kind, before, obj)):
             self._enqueue(kind, obj)
+            if before is not None:
+                self._enqueue(kind, before)  # an edit may have taken away the label that names the parent
 
     def remember(self, kind: Kind, obj: Object) -> None:
         """Take in an object as the API server answered it: the watch has to bring the same soon."""

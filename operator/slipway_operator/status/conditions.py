@@ -99,8 +99,9 @@ def _model_ready(verdict: Verdict) -> Told:
         reason = verdict.refusal.reason if verdict.refusal is not None else Reason.PROGRESSING
         return "Unknown", reason, "No replica runs that could tell."
     known = {*ABOUT_MODEL, Reason.FETCHING, Reason.LOADING}
-    value: Value = "False" if verdict.finding.reason in known else "Unknown"
-    return value, verdict.finding.reason, sentence(verdict)
+    if verdict.finding.reason in known:
+        return "False", verdict.finding.reason, sentence(verdict)
+    return "Unknown", verdict.finding.reason, "No replica has come as far as the model."
 
 
 def _available(verdict: Verdict) -> Told:

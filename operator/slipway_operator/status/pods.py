@@ -28,7 +28,9 @@ _PULL_REASONS: Final = frozenset(
 _CONFIG_REASONS: Final = frozenset(
     {"CreateContainerConfigError", "CreateContainerError", "RunContainerError"}
 )
-_CLAIM_MISSING: Final = re.compile(r'persistentvolumeclaim "[^"]*" not found')
+_CLAIM_MISSING: Final = re.compile(r'persistentvolumeclaim "([^"]*)" not found')
+# What the scheduler adds about preemption does not help anybody to make room.
+_PREEMPTION: Final = re.compile(r"[.,;]? *(no new claims to deallocate, *)?preemption: .*$", re.DOTALL)
 _BACK_OFF: Final = re.compile(r'^Back-off pulling image "[^"]*"(: \w+: )?')
 _SECRETS_MISSING: Final = re.compile(r"\(([^)]+)\)")
 
@@ -82,11 +84,12 @@ def _unschedulable(pod: Object) -> Finding | None:
     scheduled = _condition(pod, "PodScheduled")
     if scheduled.get("status") != "False":
         return None
-    message = clean(str(scheduled.get("message") or "no node fits"))
-    if _CLAIM_MISSING.search(message):
+    message = clean(_PREEMPTION.sub("", str(scheduled.get("message") or "no node fits")))
+    missing = _CLAIM_MISSING.search(message)
+    if missing is not None:
         return Finding(
             Reason.CONFIG_MISSING,
-            f"{message}; create it or correct model.source",
+            f"PersistentVolumeClaim {missing.group(1)} does not exist; create it or correct model.source",
             f"kubectl -n {key_of(pod).namespace} get persistentvolumeclaims",
         )
     return Finding(Reason.UNSCHEDULABLE, f"no node takes the pod: {message}", _describe(pod))
