@@ -6,6 +6,7 @@
 # installer comes and goes within one step, gigabytes are written once, and a change of code leaves them untouched.
 #
 # BASE_IMAGE brings python3 (3.11 or later) with its venv module and the CA certificates that its network needs.
+# PIP_INDEX_URL and UV_DEFAULT_INDEX name a package index other than the public one; both stay readable in the image's history.
 # Nothing here is particular to an architecture, or to BuildKit.
 ARG BASE_IMAGE=python:3.12-slim-bookworm
 
@@ -23,6 +24,8 @@ LABEL org.opencontainers.image.vendor="The Slipway authors" \
 # The installers, for the stages of which only a result is kept.
 FROM ${BASE_IMAGE} AS tools
 ARG UV_VERSION=0.13.9
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
 ARG HATCHLING_VERSION=1.33.0
 ENV PATH=/opt/tools/bin:${PATH} \
     SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
@@ -33,6 +36,8 @@ RUN python3 -m venv /opt/tools \
 # ------------------------------------------------------------------------------------------------------------- operator
 FROM runtime AS operator-dependencies
 ARG UV_VERSION=0.13.9
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
 COPY operator/requirements.lock /opt/slipway/share/requirements.lock
 RUN set -eu; \
     export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PYC_INVALIDATION_MODE=UNCHECKED_HASH; \
@@ -47,10 +52,11 @@ RUN set -eu; \
     rm -rf /tmp/tools
 
 FROM tools AS operator-code
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml LICENSE /src/
 COPY api /src/api
 COPY operator /src/operator
-RUN uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
+RUN touch /src/README.md \
+ && uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
  && find /opt/slipway/code/bin -name 'slipway-*' ! -name slipway-operator -delete \
  && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-operator
 
@@ -63,6 +69,8 @@ ENTRYPOINT ["slipway-operator"]
 # -------------------------------------------------------------------------------------------------------------- gateway
 FROM runtime AS gateway-dependencies
 ARG UV_VERSION=0.13.9
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
 COPY gateway/requirements.lock /opt/slipway/share/requirements.lock
 RUN set -eu; \
     export SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt PYC_INVALIDATION_MODE=UNCHECKED_HASH; \
@@ -77,10 +85,11 @@ RUN set -eu; \
     rm -rf /tmp/tools
 
 FROM tools AS gateway-code
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml LICENSE /src/
 COPY api /src/api
 COPY gateway /src/gateway
-RUN uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
+RUN touch /src/README.md \
+ && uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
  && find /opt/slipway/code/bin -name 'slipway-*' ! -name slipway-gateway -delete \
  && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-gateway
 
@@ -96,6 +105,8 @@ ENTRYPOINT ["slipway-gateway"]
 #   are not in the lock: the version is held, the hash is not); else PyPI's CUDA build with stubs in CUDA's place.
 FROM runtime AS engine-dependencies
 ARG UV_VERSION=0.13.9
+ARG PIP_INDEX_URL
+ARG UV_DEFAULT_INDEX
 ARG ENGINE_VARIANT=cpu
 ARG TORCH_INDEX_URL=
 COPY engine/requirements.lock /opt/slipway/share/requirements.lock
@@ -140,10 +151,11 @@ RUN mkdir /models \
     fi
 
 FROM tools AS engine-code
-COPY pyproject.toml README.md LICENSE /src/
+COPY pyproject.toml LICENSE /src/
 COPY api /src/api
 COPY engine /src/engine
-RUN uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
+RUN touch /src/README.md \
+ && uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
  && find /opt/slipway/code/bin -name 'slipway-*' ! -name slipway-engine -delete \
  && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-engine
 

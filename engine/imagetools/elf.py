@@ -1,4 +1,4 @@
-"""The little of the ELF format that the image build needs: what a library asks for, and a library that offers it.
+"""The part of the ELF format that the image build needs: reading what a library asks for, and writing a stub.
 
 Only 64-bit little-endian files, which is what Linux wheels for x86-64 and arm64 hold.
 """
@@ -30,7 +30,7 @@ class NotElf(ValueError):
 
 @dataclass(frozen=True)
 class Import:
-    """A symbol that a library expects from elsewhere, with the file and version it names, where it names one."""
+    """A symbol that a library expects from elsewhere, with the file and version where it names them."""
 
     symbol: str
     file: str | None
@@ -76,7 +76,9 @@ class Reader:
             size, count, _ = struct.unpack_from("<HHH", header, 58)
             file.seek(offset)
             table = file.read(size * count)
-            rows = [struct.unpack_from("<IIQQQQIIQQ", table, size * i) for i in range(len(table) // max(size, 1))]
+            rows = [
+                struct.unpack_from("<IIQQQQIIQQ", table, size * i) for i in range(len(table) // max(size, 1))
+            ]
             self.sections = [Section(row[1], row[4], row[5], row[6]) for row in rows]
             kinds = (SHT_DYNAMIC, SHT_DYNSYM, SHT_GNU_VERNEED, SHT_GNU_VERSYM)
             wanted = {s.link for s in self.sections if s.kind in kinds}
@@ -179,7 +181,9 @@ def stub(machine: int, soname: str, symbols: Mapping[str, str | None]) -> bytes:
         "headers": bytes(64 + 4 * 56),
         "code": RETURN_ONE[machine],
         "hash": hash_table(names),
-        "versym": struct.pack(f"<{len(names) + 1}H", 0, *(number.get(symbols[n] or "", VERSION_BASE) for n in names)),
+        "versym": struct.pack(
+            f"<{len(names) + 1}H", 0, *(number.get(symbols[n] or "", VERSION_BASE) for n in names)
+        ),
         "verdef": version_table(soname, versions, strings),
         "symbols": b"",
         "strings": b"",
@@ -218,7 +222,7 @@ def lay_out(parts: Mapping[str, bytes]) -> tuple[dict[str, int], bytearray]:
 
 
 def headers(machine: int, body: int, dynamic: int) -> bytes:
-    """The file header and the four segments: read-only body, writable dynamic table, its pointer, no executable stack."""
+    """The file header and four segments: read-only body, writable dynamic table, its pointer, plain stack."""
     ident = b"\x7fELF\x02\x01\x01" + bytes(9)
     elf = ident + struct.pack("<HHIQQQIHHHHHH", 3, machine, 1, 0, 64, 0, 0, 64, 56, 4, 64, 0, 0)
     there = body + PAGE

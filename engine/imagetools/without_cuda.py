@@ -1,9 +1,9 @@
 """Lets PyPI's torch run on a machine without a GPU, without the gigabytes of CUDA libraries it is linked to.
 
-The torch that PyPI carries for Linux is the CUDA build: the loader refuses `import torch` unless some fifteen CUDA
-libraries are there, though a CPU never calls one of them. For each library that torch needs and that is not installed,
-this writes a stub of a few kilobytes beside torch's own libraries: it offers the symbols that torch imports, all of them
-one function that returns an error. torch then finds no GPU, as on any machine without one.
+The torch that PyPI carries for Linux is the CUDA build: the loader refuses `import torch` unless a dozen of
+CUDA's libraries are there, though a CPU never calls one of them. For each library that torch needs and that is
+not installed, this writes a stub of a few kilobytes beside torch's own libraries. It offers the symbols that
+torch imports, all of them one function that returns an error; torch then finds no GPU, as anywhere without one.
 
 usage: python3 -m imagetools.without_cuda SITE_PACKAGES
 """
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from imagetools import elf
 
-# CUDA's libraries and their symbols. The driver's own (libcuda.so.1) comes with a GPU's machine, never from a package.
+# CUDA's libraries and their symbols. The driver's own (libcuda.so.1) comes with a GPU's machine.
 LIBRARY = re.compile(r"lib(cu(?!da\.)|nccl|nv)")
 SYMBOL = re.compile(r"cu|nccl|nv")
 
@@ -27,7 +27,9 @@ def main() -> int:
     if len(sys.argv) != 2:
         sys.exit("usage: python3 -m imagetools.without_cuda SITE_PACKAGES")
     site = Path(sys.argv[1])
-    libraries = {path.name: elf.read(path) for path in (*site.glob("torch/lib/*.so*"), *site.glob("torch/_C*.so"))}
+    libraries = {
+        path.name: elf.read(path) for path in (*site.glob("torch/lib/*.so*"), *site.glob("torch/_C*.so"))
+    }
     if not libraries:
         sys.exit(f"{site} holds no torch: give the site-packages folder that torch was installed to.")
     installed = {path.name for path in site.glob("nvidia/**/*.so*")}
@@ -42,8 +44,8 @@ def main() -> int:
 def plan(libraries: Mapping[str, elf.Library], installed: Iterable[str]) -> dict[str, dict[str, str | None]]:
     """The stubs to write: for each soname its symbols with their versions.
 
-    A symbol without a version does not say which library it comes from. The loader looks for it in all of them,
-    so any one of the importer's missing libraries may hold it.
+    A symbol without a version does not say which library it comes from. The loader looks for it in all of
+    them, so any one of the importer's missing libraries may hold it.
     """
     here = {*installed, *libraries}
     offered = frozenset[str]().union(*(library.exports for library in libraries.values()))
