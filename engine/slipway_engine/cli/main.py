@@ -1,0 +1,76 @@
+"""`slipway-engine`: one parser, one place where errors become exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+
+from slipway_engine.cli import bench, fetch, generate, serve
+from slipway_engine.errors import EngineError
+from slipway_engine.logs import FORMATS, configure_logging
+from slipway_engine.termination import write_termination_log
+
+log = logging.getLogger(__name__)
+
+_ABOUT = """\
+Serve a language model behind an OpenAI-compatible API.
+
+A model is a GGUF file, a directory with config.json and safetensors, or a source to fetch first:
+  hf://ORG/NAME              a repository of a Hugging Face hub (HF_TOKEN and HF_ENDPOINT are honoured)
+  hf://ORG/NAME/FILE.gguf    one file of it
+  https://HOST/PATH.gguf     a file"""
+
+_EXAMPLES = """\
+examples:
+  slipway-engine serve ./SmolLM2-135M-Instruct.Q4_1.gguf --served-model-name smollm2
+  slipway-engine serve -f examples/smollm2.yaml          # the engine that an LLMDeployment describes
+  slipway-engine generate ./model.gguf --prompt "The capital of France is" --max-tokens 16
+  slipway-engine fetch hf://HuggingFaceTB/SmolLM2-135M-Instruct --to ./smollm2
+  slipway-engine bench --url http://127.0.0.1:8000 --requests 32 --concurrency 8
+
+then:
+  curl http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{"messages": [{"role": "user", "content": "Hello"}]}'"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status: 0, 1 for a failure it can name, 2 for a wrong command line."""
+    arguments = _parser().parse_args(argv)
+    configure_logging(arguments.log_format, getattr(logging, arguments.log_level.upper()))
+    try:
+        status: int = arguments.run(arguments)
+        return status
+    except EngineError as error:
+        log.error("%s", error, extra={"reason": error.reason})
+        if arguments.command in ("serve", "fetch"):
+            write_termination_log(error.reason, str(error))
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # who read the output has gone
+        sys.stderr.close()
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="slipway-engine",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"slipway-engine {version('slipway')}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in (serve, generate, fetch, bench):
+        added = command.add(commands)
+        logging_group = added.add_argument_group("logging")
+        logging_group.add_argument(
+            "--log-format", choices=FORMATS, default="auto", help="auto: text on a terminal, else JSON"
+        )
+        logging_group.add_argument(
+            "--log-level", choices=("debug", "info", "warning", "error"), default="info", help="default: info"
+        )
+    return parser

@@ -1,0 +1,92 @@
+"""`slipway-engine serve`: a model, or the engine that an object describes, behind HTTP."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from slipway_engine.cli import deployment
+from slipway_engine.cli.flags import (
+    add_engine_flags,
+    add_source_flags,
+    engine_config,
+    model_path,
+    positive,
+    seconds,
+)
+from slipway_engine.process.client import CoreCommand
+from slipway_engine.server.run import serve
+from slipway_engine.server.settings import ServerSettings
+
+
+def add(commands: Any) -> argparse.ArgumentParser:
+    """Add the command's parser."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "serve",
+        help="serve a model over HTTP",
+        description="Serve a model behind OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, "
+        "and /tokenize, /detokenize, /health, /ready, /metrics, /version. SIGTERM lets running requests finish.",
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="GGUF file, model directory, or source")
+    parser.add_argument(
+        "-f", "--file", type=Path, metavar="YAML", help="serve what the LLMDeployment in this file describes"
+    )
+    _add_server_flags(parser)
+    add_engine_flags(parser)
+    add_source_flags(parser)
+    parser.set_defaults(run=lambda arguments: run(parser, arguments))
+    return parser
+
+
+def _add_server_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("server")
+    group.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    group.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000)")
+    group.add_argument(
+        "--served-model-name",
+        nargs="+",
+        metavar="NAME",
+        help="names that requests may use (default: the model's path)",
+    )
+    group.add_argument(
+        "--chat-template", type=Path, metavar="FILE", help="a Jinja file, in place of the model's"
+    )
+    group.add_argument(
+        "--drain-seconds",
+        type=seconds,
+        default=300.0,
+        metavar="S",
+        help="how long running requests may go on after SIGTERM (default: 300)",
+    )
+    group.add_argument(
+        "--max-body-bytes", type=positive, default=8 << 20, metavar="N", help="longest body (default: 8 MiB)"
+    )
+
+
+def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
+    """Serve; return the exit status."""
+    if (arguments.model is None) == (arguments.file is None):
+        parser.error("give either MODEL or -f YAML")
+    if arguments.file is not None:
+        _take_over(parser, arguments)
+    model = model_path(arguments.model, arguments.revision, allow_http=arguments.allow_http)
+    settings = ServerSettings(
+        host=arguments.host,
+        port=arguments.port,
+        served_names=tuple(arguments.served_model_name or [arguments.model]),
+        drain_seconds=arguments.drain_seconds,
+        max_body_bytes=arguments.max_body_bytes,
+        chat_template=arguments.chat_template,
+    )
+    return serve(engine_config(arguments, model), settings, CoreCommand(log_format=arguments.log_format))
+
+
+def _take_over(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Let the object say what the command line did not."""
+    described = deployment.read(arguments.file)
+    arguments.model = deployment.source_here(described.source)
+    arguments.revision = arguments.revision or described.revision
+    for name, value in described.flags.items():
+        if getattr(arguments, name) == parser.get_default(name):
+            setattr(arguments, name, value)

@@ -1,0 +1,296 @@
+"""One file over HTTP: resumed where it broke off, bounded in size, never waited for without end."""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import random
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+
+from slipway_engine.errors import (
+    DoesNotFit,
+    DownloadFailed,
+    InvalidArgument,
+    ModelAccessDenied,
+    ModelCorrupt,
+    ModelNotFound,
+)
+from slipway_engine.sources.progress import Report
+
+log = logging.getLogger(__name__)
+
+_READ_BYTES = 1 << 20
+_SPARE_BYTES = 64 << 20
+_RETRIED = {408, 425, 429, 500, 502, 503, 504}
+_CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long to wait for what, in seconds.
+
+    `attempts` counts tries in a row that brought nothing new. A transfer that brings fewer than
+    `least_bytes` in `window` counts as stalled, even where a byte comes now and then.
+    """
+
+    connect: float = 10.0
+    read: float = 30.0
+    window: float = 60.0
+    least_bytes: int = 64 << 10
+    attempts: int = 6
+    first_pause: float = 1.0
+    longest_pause: float = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file to fetch; `size` and `sha256` are checked where they are known beforehand."""
+
+    url: str
+    name: str
+    size: int | None = None
+    sha256: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """How one attempt goes on: from byte `start` of `size`, into `part`."""
+
+    part: Path
+    size: int | None
+    validator: str
+    start: int
+
+
+class _Transient(Exception):
+    """This attempt failed; the next may not. `pause` is what the server asked for, in seconds."""
+
+    def __init__(self, why: str, pause: float = 0.0) -> None:
+        super().__init__(why)
+        self.pause = pause
+
+
+class Downloader:
+    """Fetches files; `allow_http` permits plain HTTP to hosts other than this machine."""
+
+    def __init__(
+        self,
+        patience: Patience | None = None,
+        *,
+        allow_http: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._patience = patience or Patience()
+        self._allow_http = allow_http
+        self._sleep = sleep
+        self._http = httpx.Client(
+            follow_redirects=True,
+            timeout=httpx.Timeout(self._patience.read, connect=self._patience.connect),
+            event_hooks={"request": [self._check_scheme]},
+            headers={"Accept-Encoding": "identity"},  # the bytes on the wire are the bytes of the file
+        )
+
+    def __enter__(self) -> Downloader:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
+
+    def fetch(self, file: RemoteFile, target: Path, report: Report) -> None:
+        """Bring the file to `target`, whole and checked. Raises EngineError."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        failures, pause, have = 0, self._patience.first_pause, -1
+        while True:
+            try:
+                self._attempt(file, target, report)
+                return
+            except _Transient as error:
+                now = sum(part.stat().st_size for part in _parts(target))
+                failures, have = (failures + 1, have) if now <= have else (1, now)
+                if failures >= self._patience.attempts:
+                    raise DownloadFailed(
+                        f"{_shown(file.url)} could not be fetched: {error} "
+                        f"({failures} attempts in a row); check the network and try again."
+                    ) from error
+                log.warning("Fetching again.", extra={"file": file.name, "because": str(error)})
+                self._sleep(max(error.pause, pause * random.uniform(0.5, 1)))  # noqa: S311 - spreads retries
+                pause = min(2 * pause, self._patience.longest_pause)
+
+    def _attempt(self, file: RemoteFile, target: Path, report: Report) -> None:
+        with self._open(file) as response:
+            plan = _plan(file, target, response)
+            self._check_room(file, target.parent, plan.size and plan.size - plan.start)
+            _drop_others(target, keep=plan.part)
+            if not plan.start:
+                self._receive(file, response, plan, report)
+        if plan.start and plan.start != plan.size:
+            self._resume(file, plan, report)
+        self._finish(file, plan.part, target)
+
+    def _resume(self, file: RemoteFile, plan: _Plan, report: Report) -> None:
+        headers = {"Range": f"bytes={plan.start}-", "If-Range": plan.validator}
+        with self._open(file, headers) as response:
+            found = _CONTENT_RANGE.fullmatch(response.headers.get("content-range", ""))
+            continues = response.status_code == 206 and found is not None and int(found[1]) == plan.start
+            self._receive(file, response, plan if continues else replace(plan, start=0), report)
+
+    def _receive(self, file: RemoteFile, response: httpx.Response, plan: _Plan, report: Report) -> None:
+        done, size = plan.start, plan.size
+        pace = _Pace(self._patience, done)
+        with plan.part.open("ab" if plan.start else "wb") as out:
+            report(done, size)
+            for piece in _pieces(response):
+                done += len(piece)
+                if size is None:
+                    self._check_room(file, plan.part.parent, len(piece))
+                elif done > size:
+                    raise ModelCorrupt(f"{_shown(file.url)} brings more than the {size} bytes it announced.")
+                out.write(piece)
+                pace.check(done)
+                report(done, size)
+        if size is not None and done < size:
+            raise _Transient(f"the connection ended after {done} of {size} bytes")
+
+    def _finish(self, file: RemoteFile, part: Path, target: Path) -> None:
+        if file.sha256 is not None and (found := sha256_of(part)) != file.sha256:
+            part.unlink()
+            raise ModelCorrupt(
+                f"{_shown(file.url)} has the SHA-256 {found[:16]}..., expected {file.sha256[:16]}...; "
+                "the source or what lies between has changed it: fetch it again."
+            )
+        part.replace(target)
+
+    @contextmanager
+    def _open(self, file: RemoteFile, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
+        try:
+            with self._http.stream("GET", file.url, headers={**file.headers, **(headers or {})}) as response:
+                _check_status(file, response)
+                yield response
+        except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
+            raise DownloadFailed(
+                f"{_shown(file.url)} cannot be followed: {error}; check the address."
+            ) from error
+        except httpx.TransportError as error:
+            raise _Transient(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+    def _check_scheme(self, request: httpx.Request) -> None:
+        url = request.url
+        if url.scheme == "http" and not self._allow_http and not is_loopback(url.host):
+            raise InvalidArgument(
+                f"{_shown(str(url))} is plain HTTP, which anybody on the way can change; "
+                "use https://, or add --allow-http where you trust the network."
+            )
+
+    def _check_room(self, file: RemoteFile, directory: Path, size: int | None) -> None:
+        free = shutil.disk_usage(directory).free
+        if (size or 0) + _SPARE_BYTES > free:
+            raise DoesNotFit(
+                f"{file.name} needs {(size or 0) / 1e9:.2f} GB more and {directory} has {free / 1e9:.2f} GB; "
+                "give the volume more room."
+            )
+
+
+class _Pace:
+    """Notices a transfer that goes on but does not come forward."""
+
+    def __init__(self, patience: Patience, done: int) -> None:
+        self._patience = patience
+        self._since = time.monotonic()
+        self._then = done
+
+    def check(self, done: int) -> None:
+        now = time.monotonic()
+        if done - self._then >= self._patience.least_bytes:
+            self._since, self._then = now, done
+        elif now - self._since > self._patience.window:
+            raise _Transient(f"only {done - self._then} bytes came in {now - self._since:.0f} s")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host name or address means this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _pieces(response: httpx.Response) -> Iterator[bytes]:
+    try:
+        yield from response.iter_raw(_READ_BYTES)
+    except httpx.TransportError as error:
+        raise _Transient(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+
+def _check_status(file: RemoteFile, response: httpx.Response) -> None:
+    status, url = response.status_code, _shown(file.url)
+    if status in (200, 206):
+        return
+    if status in (404, 410):
+        raise ModelNotFound(f"{url} does not exist (HTTP {status}); check the source and the revision.")
+    if status in (401, 403):
+        raise ModelAccessDenied(
+            f"{url} is not open to these credentials (HTTP {status}); "
+            "give a token that may read it (HF_TOKEN, or model.credentials of the object)."
+        )
+    if status in _RETRIED:
+        raise _Transient(f"HTTP {status}", _retry_after(response))
+    raise DownloadFailed(f"{url} answered HTTP {status}; check the source.")
+
+
+def _retry_after(response: httpx.Response) -> float:
+    given = response.headers.get("retry-after", "")
+    return min(float(given), 60.0) if given.isdecimal() and len(given) < 6 else 0.0
+
+
+def _announced(file: RemoteFile, response: httpx.Response) -> int | None:
+    """Return the file's size. Raises ModelCorrupt where what is announced contradicts what is known."""
+    given = response.headers.get("content-length", "")
+    size = int(given) if given.isdecimal() and len(given) < 19 else None
+    if file.size is not None and size is not None and size != file.size:
+        raise ModelCorrupt(
+            f"{_shown(file.url)} announces {size} bytes, its hub says {file.size}; fetch it again."
+        )
+    return file.size if file.size is not None else size
+
+
+def _plan(file: RemoteFile, target: Path, response: httpx.Response) -> _Plan:
+    """Return where the unfinished file lies, and how much of it can be kept."""
+    size = _announced(file, response)
+    validator = response.headers.get("etag") or response.headers.get("last-modified") or ""
+    # The name tells versions of the source apart, so that two are never put together.
+    version = hashlib.sha256(f"{file.url}\n{validator}\n{size}".encode()).hexdigest()[:16]
+    part = target.with_name(f".{target.name}.{version}.part")
+    kept = part.stat().st_size if validator and size is not None and part.exists() else 0
+    return _Plan(part, size, validator, kept if size is not None and kept <= size else 0)
+
+
+def _drop_others(target: Path, keep: Path) -> None:
+    """Remove what is left of other versions of the file."""
+    for part in _parts(target):
+        if part != keep:
+            part.unlink()
+
+
+def _parts(target: Path) -> list[Path]:
+    return [path for path in target.parent.glob("*.part") if path.name.startswith(f".{target.name}.")]
+
+
+def _shown(url: str) -> str:
+    """Return a URL without what may be secret in it."""
+    return url.split("?", 1)[0].split("#", 1)[0]
