@@ -4,7 +4,6 @@ Whatever the form, a `Source` tells the image's name and digest, lists its
 blobs and opens them, so that a loader can send only what is missing.
 """
 
-import io
 import json
 import shutil
 import tarfile
@@ -19,6 +18,7 @@ from typing import IO, Any
 from e2e.cluster import oci, shell
 from e2e.cluster.errors import ClusterError
 
+COPY_BYTES = 1 << 20
 INDEXES = {oci.INDEX, "application/vnd.docker.distribution.manifest.list.v2+json"}
 
 
@@ -141,15 +141,33 @@ def open_archive(file: Path) -> Iterator[Archive]:
             yield Archive(archive, str(file))
     except (tarfile.TarError, KeyError) as error:
         raise ClusterError(
-            f"{file} is no OCI archive ({error}); write one with `buildah push IMAGE oci-archive:{file}:IMAGE` "
-            f"or `skopeo copy docker-daemon:IMAGE oci-archive:{file}:IMAGE`."
+            f"{file} is no uncompressed OCI archive ({error}); "
+            f"write one with `buildah push IMAGE oci-archive:{file}:IMAGE`."
         ) from error
 
 
-def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:
+class _Counted:
+    """Tells how many bytes of blobs have gone by."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.tell = tell
+        self.sent = 0
+
+    def copy(self, content: IO[bytes], stream: IO[bytes]) -> None:
+        while chunk := content.read(COPY_BYTES):
+            stream.write(chunk)
+            self.sent += len(chunk)
+            self.tell(self.sent)
+
+
+def _header(name: str, size: int) -> bytes:
     entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    archive.addfile(entry, io.BytesIO(content))
+    entry.size = size
+    return entry.tobuf(tarfile.GNU_FORMAT)
+
+
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)
 
 
 def write_stream(
@@ -157,20 +175,19 @@ def write_stream(
 ) -> int:
     """Writes an OCI archive with some of an image's blobs to a stream; returns how many bytes they had.
 
-    `tell` hears before each blob how many bytes have been written.
+    `tell` hears how many have been written. The tar is written straight through,
+    since tarfile's own streams copy every byte several times.
     """
-    sent = 0
-    with tarfile.open(fileobj=stream, mode="w|", bufsize=1 << 20, format=tarfile.GNU_FORMAT) as archive:
-        _add(archive, "oci-layout", b'{"imageLayoutVersion":"1.0.0"}')
-        _add(archive, "index.json", image.index())
-        for blob in blobs:
-            tell(sent)
-            entry = tarfile.TarInfo(f"blobs/{blob.digest.replace(':', '/')}")
-            entry.size = blob.size
-            with image.open(blob.digest) as content:
-                archive.addfile(entry, content)
-            sent += blob.size
-    return sent
+    counted = _Counted(tell)
+    for name, text in (("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'), ("index.json", image.index())):
+        stream.write(_header(name, len(text)) + text + _padding(len(text)))
+    for blob in blobs:
+        stream.write(_header(f"blobs/{blob.digest.replace(':', '/')}", blob.size))
+        with image.open(blob.digest) as content:
+            counted.copy(content, stream)
+        stream.write(_padding(blob.size))
+    stream.write(bytes(2 * tarfile.BLOCKSIZE))
+    return counted.sent
 
 
 def in_buildah(name: str) -> bool:
@@ -232,6 +249,6 @@ def source(text: str, scratch: Path, known_blobs: Path | None = None) -> Iterato
             yield layout
     else:
         raise ClusterError(
-            f"{text} is no file, and buildah's storage has no image of that name (`buildah images` lists them); "
+            f"{text} is no file, and `buildah images` lists no image of that name; "
             "build it first, or name an OCI archive."
         )

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import tempfile
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from e2e.cluster import gotool, keys, shell
@@ -60,42 +60,63 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
     return {**given, "CGO_ENABLED": "0", "GOWORK": "off"}
 
 
-def count_packages(go: Path, env: Mapping[str, str]) -> int:
-    """How many packages a build from nothing compiles; downloads the modules first where needed."""
-    listed = shell.run([go, "list", "-mod=readonly", "-deps", "./..."], cwd=GO_MODULE, env=env)
-    return len(listed.splitlines())
-
-
-def _lower_priority() -> None:
-    os.nice(NICENESS)
-
-
-def _compile(command: Sequence[str], env: Mapping[str, str], total: int, step: Step) -> None:
-    """Runs `go build -v`, which names each package on standard error as it is compiled."""
+def _go(command: Sequence[str | Path], env: Mapping[str, str], hear: Callable[[str], None]) -> str:
+    """Runs the go tool at low priority; `hear` gets each line it writes while it works."""
     words: deque[str] = deque(maxlen=shell.TAIL_LINES)
-    compiled = 0
-    with subprocess.Popen(
-        command,
-        cwd=GO_MODULE,
-        env=env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        preexec_fn=_lower_priority,
-    ) as process:
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen(
+            ["nice", "-n", str(NICENESS), *(str(part) for part in command)],
+            cwd=GO_MODULE,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        ) as process,
+    ):
         try:
             for line in process.stderr or ():
                 words.append(line.rstrip())
-                compiled += not line.startswith(("#", "go:", "\t"))
-                step.say(f"{compiled} of at most {total} packages")
+                hear(line)
         except BaseException:
             process.terminate()
             raise
+        process.wait()
+        output.seek(0)
+        answer = output.read()
     if process.returncode != 0:
-        raise ClusterError("The Go build failed:\n" + "\n".join(words))
-    step.note = f"{compiled} packages compiled"
+        raise ClusterError("Go cannot build the node's programs:\n" + "\n".join(words))
+    return answer
+
+
+def count_packages(go: Path, env: Mapping[str, str], step: Step) -> int:
+    """How many packages a build from nothing compiles; downloads the modules where they are not there."""
+    downloaded = 0
+
+    def hear(line: str) -> None:
+        nonlocal downloaded
+        if line.startswith("go: downloading "):
+            downloaded += 1
+            step.say(f"{downloaded}, now {line.split()[2]}")
+
+    listed = _go([go, "list", "-mod=readonly", "-deps", "./..."], env, hear)
+    step.note = f"{downloaded} downloaded"
+    return len(listed.splitlines())
+
+
+def compile_all(go: Path, env: Mapping[str, str], arguments: Sequence[str], total: int, step: Step) -> None:
+    """Builds everything; `go build -v` names each package as it is compiled, and none that it has already."""
+    compiled = 0
+
+    def hear(line: str) -> None:
+        nonlocal compiled
+        compiled += not line.startswith(("#", "go:", "\t"))
+        step.say(f"{compiled} of {total} packages")
+
+    _go([go, "build", "-v", *arguments], env, hear)
+    step.note = f"{compiled} of {total} packages compiled"
 
 
 def _link_names(target: Path) -> None:
@@ -111,17 +132,13 @@ def ensure(paths: Paths, versions: Versions, progress: Progress) -> Path:
     go = gotool.find(paths, versions, progress)
     env = environment(os.environ)
     paths.programs.mkdir(parents=True, exist_ok=True)
-    with progress.step("Download Go modules") as step:
-        total = count_packages(go, env)
-        step.note = f"{total} packages in all"
-    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}{keys.PARTIAL}", dir=paths.programs))
-    try:
-        with progress.step(f"Build Kubernetes {versions.kubernetes}, etcd {versions.etcd}, CoreDNS") as step:
-            output = ["-o", f"{partial}/", "./..."]
-            _compile([str(go), "build", "-v", *flags(versions), *output], env, total, step)
-        _link_names(partial)
-        partial.chmod(0o755)
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with progress.step("Get Go modules") as step:
+        total = count_packages(go, env, step)
+    partial = target.with_name(f"{target.name}{keys.PARTIAL}")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    with progress.step(f"Build Kubernetes {versions.kubernetes}, etcd {versions.etcd}, CoreDNS") as step:
+        compile_all(go, env, [*flags(versions), "-o", f"{partial}/", "./..."], total, step)
+    _link_names(partial)
+    partial.rename(target)
     return target

@@ -32,11 +32,15 @@ def docker_answers() -> bool:
     return bool(shutil.which("docker")) and shell.attempt(["docker", "info"], timeout=20).returncode == 0
 
 
+def image_is_there(image: str) -> bool:
+    """Whether Docker has an image."""
+    return shell.attempt(["docker", "image", "inspect", image], timeout=20).returncode == 0
+
+
 def image_can_be_had(image: str) -> bool:
     """Whether Docker has an image, or gets it by pulling."""
-    if shell.attempt(["docker", "image", "inspect", image], timeout=20).returncode == 0:
-        return True
-    return shell.attempt(["docker", "pull", "--quiet", image], timeout=PULL_SECONDS).returncode == 0
+    pull = ["docker", "pull", "--quiet", image]
+    return image_is_there(image) or shell.attempt(pull, timeout=PULL_SECONDS).returncode == 0
 
 
 def choose(
@@ -75,8 +79,19 @@ def context(environment: Mapping[str, str] | None = None) -> str:
     return (os.environ if environment is None else environment).get("SLIPWAY_E2E_CONTEXT", "")
 
 
+def is_told(environment: Mapping[str, str] | None = None) -> bool:
+    """Whether the environment names a provider or a cluster."""
+    env = os.environ if environment is None else environment
+    return bool(env.get("SLIPWAY_E2E_PROVIDER") or env.get("SLIPWAY_E2E_CONTEXT"))
+
+
 def remember(chosen: Choice, file: Path) -> None:
-    """Notes the choice of `up`, so that what follows need not ask Docker again."""
+    """Notes the choice of `up`, so that what follows need not ask Docker again.
+
+    A cluster of the user's own is named by the environment each time, and not noted.
+    """
+    if chosen.provider == "existing":
+        return
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps(asdict(chosen)), encoding="utf-8")
@@ -85,8 +100,7 @@ def remember(chosen: Choice, file: Path) -> None:
 
 def remembered(file: Path, environment: Mapping[str, str] | None = None) -> Choice | None:
     """The choice that `up` noted; none where the environment names a provider or a context by now."""
-    env = os.environ if environment is None else environment
-    if env.get("SLIPWAY_E2E_PROVIDER") or env.get("SLIPWAY_E2E_CONTEXT"):
+    if is_told(environment):
         return None
     try:
         value = json.loads(file.read_text(encoding="utf-8"))

@@ -3,13 +3,12 @@
 import argparse
 import importlib
 import json
+import signal
 import sys
 from collections.abc import Sequence
 
-from e2e.cluster import choice, versions
-from e2e.cluster.cluster import make, open_cluster
+from e2e.cluster import cluster
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.paths import default_paths
 from e2e.cluster.progress import Progress, duration
 from e2e.cluster.provider import Status
 
@@ -18,7 +17,7 @@ def parser() -> argparse.ArgumentParser:
     """The commands and their words."""
     root = argparse.ArgumentParser(
         prog="python3 -m e2e.cluster",
-        description="A real Kubernetes for the tests and the demo: kind, a cluster of yours, or this machine itself.",
+        description="A real Kubernetes for tests and demo: kind, a cluster of yours, or this machine.",
     )
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser("up", help="make the cluster be there; a second time changes nothing")
@@ -60,25 +59,14 @@ def describe(status: Status) -> str:
 
 
 def _up(progress: Progress) -> int:
-    paths, wanted = default_paths(), versions.load()
-    chosen = choice.remembered(paths.choice) or choice.choose(wanted)
-    provider = make(chosen, paths, wanted, progress)
-    progress.tell(f"Provider {chosen.provider}: {chosen.why}")
-    choice.remember(chosen, paths.choice)
-    provider.up()
+    provider = cluster.up(progress)
     progress.tell(f"The cluster is up after {duration(progress.elapsed)}.")
     progress.tell(f"export KUBECONFIG={provider.kubeconfig()}")
     return 0
 
 
-def _down(progress: Progress, purge: bool) -> int:
-    open_cluster(progress).down(purge=purge)
-    choice.forget(default_paths().choice)
-    return 0
-
-
 def _status(progress: Progress, output: str) -> int:
-    status = open_cluster(progress).status()
+    status = cluster.open_cluster(progress).status()
     print(json.dumps(status.as_dict(), indent=2) if output == "json" else describe(status))
     return 0 if status.running else 3
 
@@ -94,26 +82,27 @@ def run(arguments: argparse.Namespace, progress: Progress) -> int:
         case "up":
             return _up(progress)
         case "down":
-            return _down(progress, arguments.purge)
+            cluster.down(progress, purge=arguments.purge)
         case "status":
             return _status(progress, arguments.output)
         case "images":
             return _images(arguments.rest)
         case "kubeconfig":
-            print(open_cluster(progress).kubeconfig())
+            print(cluster.open_cluster(progress).kubeconfig())
         case "kubectl":
-            print(open_cluster(progress).kubectl())
+            print(cluster.open_cluster(progress).kubectl())
         case "load":
-            open_cluster(progress).load(arguments.image)
+            cluster.open_cluster(progress).load(arguments.image)
         case "restart":
             for component in arguments.component:
-                open_cluster(progress).restart(component)
+                cluster.open_cluster(progress).restart(component)
     return 0
 
 
 def main(words: Sequence[str]) -> int:
     """Runs the tool and returns its exit status."""
     arguments = parser().parse_args(words)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up after both in the same way
     try:
         return run(arguments, Progress())
     except ClusterError as error:

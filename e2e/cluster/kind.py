@@ -105,7 +105,7 @@ class KindCluster:
     def _answers(self) -> bool:
         if not self._running() or not self._file.is_file():
             return False
-        ask = [
+        ask: list[str | Path] = [
             kubectl_on_path(),
             f"--kubeconfig={self._file}",
             "get",

@@ -62,8 +62,8 @@ def ensure(progress: Progress) -> None:
     command = install_command(packages)
     if not shutil.which("apt-get"):
         raise ClusterError(
-            f"The local cluster needs the programs of Debian's packages {', '.join(packages)}, and apt-get is not "
-            "here to install them; install what your distribution calls them and run again."
+            f"The local cluster needs what Debian's packages {', '.join(packages)} bring, and apt-get "
+            "is not here to install them; install what your distribution calls them and run again."
         )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     with progress.step(f"Install {', '.join(packages)}"):
@@ -80,8 +80,8 @@ def check_machine() -> None:
     """The local node needs Linux and root."""
     if sys.platform != "linux":
         raise ClusterError(
-            f"The local cluster runs on Linux, and this is {sys.platform}; start Docker so that kind can be used, "
-            "or name a cluster that runs with SLIPWAY_E2E_CONTEXT."
+            f"The local cluster runs on Linux, and this is {sys.platform}; "
+            "start Docker so that kind can be used, or name a cluster that runs with SLIPWAY_E2E_CONTEXT."
         )
     if os.geteuid() != 0:
         raise ClusterError(

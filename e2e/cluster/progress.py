@@ -6,6 +6,7 @@ file, CI) it is a line when the step starts to be long and one when it is done.
 
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TextIO
 
 QUIET_SECONDS = 10.0  # between two lines about a running step where there is no terminal
-REDRAW_SECONDS = 0.1
+REDRAW_SECONDS = 0.25
 GREEN, RED, DIM, PLAIN = "\033[32m", "\033[31m", "\033[2m", "\033[0m"
 
 
@@ -31,11 +32,9 @@ def duration(seconds: float) -> str:
 class Step:
     """A running step; `say` reports how far it is."""
 
-    progress: "Progress"
     title: str
     started: float = field(default_factory=time.monotonic)
     note: str = ""
-    _drawn: float = 0.0
 
     @property
     def elapsed(self) -> float:
@@ -43,14 +42,8 @@ class Step:
         return time.monotonic() - self.started
 
     def say(self, note: str) -> None:
-        """How far the step is, as `812 of 2851 packages`."""
+        """How far the step is, as `812 of 2851 packages`; it is shown soon, not at once."""
         self.note = note
-        now = time.monotonic()
-        pause = REDRAW_SECONDS if self.progress.live else QUIET_SECONDS
-        if now - max(self._drawn, self.started if not self.progress.live else 0.0) < pause:
-            return
-        self._drawn = now
-        self.progress.draw(self)
 
 
 class Progress:
@@ -88,16 +81,28 @@ class Progress:
         """One sentence that is no step."""
         self.line("    ", text)
 
+    def _keep_drawing(self, step: Step, ended: threading.Event) -> None:
+        while not ended.wait(REDRAW_SECONDS if self.live else QUIET_SECONDS):
+            self.draw(step)
+
     @contextmanager
     def step(self, title: str) -> Iterator[Step]:
         """A step from its start to its end, well or badly."""
-        step = Step(self, title)
+        step = Step(title)
+        ended = threading.Event()
         if self.live:
             self.draw(step)
+        drawer = threading.Thread(target=self._keep_drawing, args=(step, ended), daemon=True)
+        drawer.start()
         try:
             yield step
         except BaseException:
-            self.line(self.paint(RED, "  no"), f"{title} {self.paint(DIM, duration(step.elapsed))}")
+            self._end(drawer, ended, self.paint(RED, "  no"), step)
             raise
+        self._end(drawer, ended, self.paint(GREEN, "  ok"), step)
+
+    def _end(self, drawer: threading.Thread, ended: threading.Event, mark: str, step: Step) -> None:
+        ended.set()
+        drawer.join()
         note = f": {step.note}" if step.note else ""
-        self.line(self.paint(GREEN, "  ok"), f"{title}{note} {self.paint(DIM, duration(step.elapsed))}")
+        self.line(mark, f"{step.title}{note} {self.paint(DIM, duration(step.elapsed))}")

@@ -19,6 +19,7 @@ class Versions:
     go_minimum: str
     go_package: str
     go_package_version: str
+    go_package_hashes: tuple[str, ...]
     kind: str
     kind_node_image: str
 
@@ -34,6 +35,7 @@ def parse(text: str) -> Versions:
             go_minimum=table["go"]["minimum"],
             go_package=table["go"]["package"],
             go_package_version=table["go"]["package_version"],
+            go_package_hashes=tuple(table["go"]["package_hashes"]),
             kind=table["kind"]["version"],
             kind_node_image=table["kind"]["node_image"],
         )

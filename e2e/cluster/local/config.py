@@ -136,7 +136,7 @@ def kubelet(settings: Settings) -> str:
             "resolvConf": "",
             "podLogsDir": str(settings.node / "pods"),
             "volumePluginDir": str(settings.node / "volume-plugins"),
-            # No registry to pull from again, so an image that was loaded stays; the disk is the machine's, not ours.
+            # There is no registry to pull from again, so an image that was loaded stays.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {
                 "memory.available": "100Mi",

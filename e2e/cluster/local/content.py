@@ -57,7 +57,8 @@ class Store:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         ) as process:
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
+            assert process.stdout is not None
             broken = False
             try:
                 self._send(source, process.stdin, step)

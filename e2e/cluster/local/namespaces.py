@@ -4,8 +4,6 @@ One process (the holder, our own `pause`) is the first of the node's process
 namespace; everything on the node descends from it or is adopted by it.
 """
 
-import os
-import subprocess
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +40,8 @@ exec "$pause" "$name"
 JOIN = 'groups=$1; shift; for group in $groups; do echo 0 > "$group/cgroup.procs"; done; exec "$@"'
 DETACH = 'log=$1; shift; setsid "$@" </dev/null >>"$log" 2>&1 &'
 
-# Host folders that programs write to under fixed names.
+# Host folders that programs write to under fixed names. On the host they are but places to mount on.
+MARK = ".made-by-slipway"
 FIXED_FOLDERS = ("/var/lib/kubelet", "/var/lib/cni", "/var/log/containers")
 KERNEL = {
     "vm/overcommit_memory": "1",
@@ -97,22 +96,39 @@ def holders(name: str) -> list[Process]:
 
 
 def _openers(name: str) -> list[Process]:
-    """Programs still on their way to become a holder."""
-    return [
-        one for one in processes.everything() if one.program in {"unshare", "sh"} and one.argv[-1:] == (name,)
-    ]
+    """The programs that are about to become a holder, or wait for its end."""
+    known = {"unshare", "setsid", "sh"}
+    return [one for one in processes.everything() if one.program in known and name in one.argv]
 
 
-def missing_folders() -> list[str]:
-    """The fixed folders, with the parents, that this machine does not have yet."""
-    wanted = {str(place) for folder in FIXED_FOLDERS for place in (Path(folder), *Path(folder).parents)}
-    return sorted(place for place in wanted if not os.path.isdir(place))
+def make_folders(folders: Sequence[Path]) -> None:
+    """Makes the folders that are not there, each with a mark that says whose it is."""
+    for folder in folders:
+        if not folder.is_dir():
+            folder.mkdir(parents=True)
+            (folder / MARK).touch()
+
+
+def remove_folders(folders: Sequence[Path]) -> None:
+    """Removes the marked folders, unless somebody else has put something there."""
+    for folder in folders:
+        if (folder / MARK).exists():
+            (folder / MARK).unlink()
+            remove_if_empty(folder)
+
+
+def remove_if_empty(folder: Path) -> None:
+    """Removes a folder if nothing is in it."""
+    try:
+        folder.rmdir()
+    except OSError:
+        return
 
 
 def prepare(run: Path, node: Path) -> None:
     """Makes the folders and files that the set-up script mounts."""
+    make_folders([Path(folder) for folder in FIXED_FOLDERS])
     for folder in FIXED_FOLDERS:
-        Path(folder).mkdir(parents=True, exist_ok=True)
         (node / "host" / folder.lstrip("/")).mkdir(parents=True, exist_ok=True)
     for setting, value in KERNEL.items():
         file = node / "kernel" / setting
@@ -120,6 +136,13 @@ def prepare(run: Path, node: Path) -> None:
         file.write_text(f"{value}\n", encoding="utf-8")
     for place in (run, node / "stage", node / "logs"):
         place.mkdir(parents=True, exist_ok=True)
+
+
+def leave(run: Path) -> None:
+    """Removes what clusters share on the host, where no other cluster is on the machine."""
+    remove_if_empty(run.parent)
+    if not run.parent.exists():
+        remove_folders([Path(folder) for folder in FIXED_FOLDERS])
 
 
 def open_new(name: str, pause: Path, run: Path, node: Path, groups: Sequence[Path]) -> Namespaces:
@@ -135,20 +158,12 @@ def open_new(name: str, pause: Path, run: Path, node: Path, groups: Sequence[Pat
         "--kill-child=KILL",
         "--mount-proc",
     ]
-    setup = ["sh", "-c", SETUP, "sh", str(run), str(node), str(pause), *(name, *FIXED_FOLDERS)]
-    with log.open("wb") as output:
-        opener = subprocess.Popen(
-            _joined(groups, ["unshare", *flags, "--", *setup]),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=clean_environment(),
-            start_new_session=True,
-            cwd="/",
-        )
+    setup = ["sh", "-c", SETUP, "sh", str(run), str(node), str(pause), name, *FIXED_FOLDERS]
+    opener = _joined(groups, ["unshare", *flags, "--", *setup])
+    shell.run(["sh", "-c", DETACH, "sh", log, *opener], env=clean_environment(), cwd=Path("/"))
     deadline = time.monotonic() + OPEN_SECONDS
     while not (found := holders(name)):
-        if opener.poll() is not None or time.monotonic() > deadline:
+        if not _openers(name) or time.monotonic() > deadline:
             words = shell.tail(log.read_text(errors="replace"))
             raise ClusterError(
                 f"The node's namespaces cannot be opened; root with CAP_SYS_ADMIN is needed:\n{words}"
@@ -157,8 +172,7 @@ def open_new(name: str, pause: Path, run: Path, node: Path, groups: Sequence[Pat
     return Namespaces(found[0], tuple(groups))
 
 
-def close(name: str) -> None:
-    """Ends the holders; the kernel ends everything in their namespaces before they are gone."""
+def _close_once(name: str) -> bool:
     found = [*holders(name), *_openers(name)]
     for process in found:
         processes.send(process, processes.KILL)
@@ -168,3 +182,13 @@ def close(name: str) -> None:
                 f"Process {process.pid} of the node does not end (it waits in the kernel); "
                 "run `python3 -m e2e.cluster down` again in a minute."
             )
+    return bool(found)
+
+
+def close(name: str) -> None:
+    """Ends the holders; the kernel ends everything in their namespaces before they are gone.
+
+    It looks until there is none, since one may be opening while another is ended.
+    """
+    while _close_once(name):
+        pass

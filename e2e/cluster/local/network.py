@@ -47,6 +47,14 @@ class Network:
         """The address of the cluster's DNS."""
         return self.services[10]
 
+    def addresses(self) -> dict[str, str]:
+        """What a user may want to know."""
+        named = {"host": self.host, "node": self.node, "dns": self.dns}
+        return {
+            name: str(value)
+            for name, value in (named | {"services": self.services, "pods": self.pods}).items()
+        }
+
     def ranges(self) -> tuple[IPv4Network, ...]:
         """Everything that must be free on the host."""
         return (self.link, self.services, self.pods)
@@ -75,7 +83,10 @@ def choose(taken: Iterable[IPv4Network]) -> Network:
 
 
 def routes_of(listing: str) -> list[IPv4Network]:
-    """The destinations in the output of `ip -j route`; the default route meets everything and counts as nothing."""
+    """The destinations in the output of `ip -j route`.
+
+    The default route meets everything, and so says nothing.
+    """
     rows: list[dict[str, Any]] = json.loads(listing or "[]")
     named = [str(row["dst"]) for row in rows if row.get("dst", "default") != "default"]
     return [ipaddress.IPv4Network(name, strict=False) for name in named]

@@ -1,4 +1,4 @@
-"""The little that must be remembered of a cluster: what it is made of, its ranges, the folders made for it.
+"""The little that must be remembered of a cluster: what it is made of and its ranges.
 
 What runs is not remembered but looked at.
 """
@@ -19,13 +19,12 @@ class State:
 
     key: str
     network: Network
-    made: list[str]
 
     def dump(self) -> str:
         """As JSON."""
         ranges = {"link": self.network.link, "services": self.network.services, "pods": self.network.pods}
         named = {name: str(value) for name, value in ranges.items()}
-        return json.dumps({"key": self.key, "network": named, "made": self.made}, indent=2)
+        return json.dumps({"key": self.key, "network": named}, indent=2)
 
     def write(self, folder: Path) -> None:
         """Writes it whole or not at all."""
@@ -41,6 +40,6 @@ class State:
             value = json.loads((folder / FILE).read_text(encoding="utf-8"))
             ranges = value["network"]
             network = Network(*(IPv4Network(ranges[name]) for name in ("link", "services", "pods")))
-            return cls(str(value["key"]), network, [str(place) for place in value["made"]])
+            return cls(str(value["key"]), network)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
