@@ -20,40 +20,7 @@ from slipway_engine.errors import DownloadFailed, EngineError
 from slipway_engine.sampling import SamplingParams
 from slipway_engine.sources.progress import waiting
 
-_SYLLABLES = [
-    "ba",
-    "be",
-    "bi",
-    "bo",
-    "da",
-    "de",
-    "di",
-    "do",
-    "fa",
-    "fe",
-    "ka",
-    "ke",
-    "ki",
-    "ko",
-    "la",
-    "le",
-    "li",
-    "lo",
-    "ma",
-    "me",
-    "mi",
-    "mo",
-    "na",
-    "ne",
-    "ra",
-    "re",
-    "ri",
-    "ro",
-    "sa",
-    "se",
-    "ta",
-    "te",
-]
+_SYLLABLES = [consonant + vowel for consonant in "bdfklmnrst" for vowel in "aeio"]
 
 
 @dataclass(slots=True)

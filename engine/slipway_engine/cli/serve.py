@@ -26,7 +26,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
         "serve",
         help="serve a model over HTTP",
         description="Serve a model behind OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, "
-        "and /tokenize, /detokenize, /health, /ready, /metrics, /version. SIGTERM lets running requests finish.",
+        "and /tokenize, /detokenize, /health, /ready, /metrics, /version. SIGTERM lets what runs finish.",
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="GGUF file, model directory, or source")
     parser.add_argument(

@@ -92,7 +92,10 @@ class RequestOutput:
 
 @dataclass(frozen=True, slots=True)
 class CoreStats:
-    """Gauges and lifetime counters of the core, as of the end of a step. Names follow vLLM's metrics."""
+    """Gauges and lifetime counters of the core, as of the end of a step. Names follow vLLM's metrics.
+
+    `step_seconds` is the duration of the last step.
+    """
 
     num_requests_running: int = 0
     num_requests_waiting: int = 0

@@ -115,7 +115,7 @@ class _CoreCollector(Collector):
         yield self._counter("prompt_tokens", "Prompt tokens processed.", now.prompt_tokens)
         yield self._counter("generation_tokens", "Tokens generated.", now.generation_tokens)
         yield self._counter("engine_steps", "Steps of the engine core.", now.steps)
-        yield self._counter("engine_step_seconds", "Seconds spent in steps.", now.step_seconds)
+        yield self._gauge("engine_step_seconds", "Duration of the last step.", now.step_seconds)
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"{PREFIX}{name}", text, labels=["model_name"])

@@ -74,6 +74,8 @@ class Service:
         await self.client.start(self.config, self._command)
         tokenizer = await asyncio.to_thread(load_tokenizer, self.config.model)
         template = self._template(tokenizer)
+        if template is not None:
+            await template.warm()
         ready = await self.client.wait_ready()
         self._model = Model(ready, tokenizer, template)
         log.info(

@@ -92,7 +92,7 @@ def choose(repository: Repository, names: Sequence[str]) -> list[str]:
             f"hf://{repository.name}/{sorted(files)[0]}."
         )
     raise ModelUnsupported(
-        f"{repository.name} has neither safetensors nor GGUF weights (it has {_some(names)}); pickled weights "
+        f"{repository.name} has neither safetensors nor GGUF weights (it has {_some(names)}); pickles "
         "are never read: convert them to safetensors first."
     )
 
@@ -138,7 +138,7 @@ def _problem(repository: Repository, error: HTTPError | HFValidationError) -> Ex
             )
         case RepositoryNotFoundError():
             return ModelNotFound(
-                f"{where} does not exist, or is private and no token that may read it was given; check the name, "
+                f"{where} does not exist, or is private and no token for it was given; check the name, "
                 "or set HF_TOKEN (model.credentials of the object)."
             )
         case HFValidationError():

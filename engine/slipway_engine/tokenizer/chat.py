@@ -56,6 +56,11 @@ class ChatTemplate:
             )
         return text
 
+    async def warm(self) -> None:
+        """Start the worker, so that the first chat need not wait for it."""
+        async with self._turn:
+            await self._running()
+
     async def close(self) -> None:
         """Kill the worker; the next render starts another."""
         worker, self._worker = self._worker, None
