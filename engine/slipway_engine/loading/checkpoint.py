@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from slipway_engine.errors import ModelCorrupt, ModelNotFound
+from slipway_engine.loading.gguf import Bytes
 from slipway_engine.models.config import DecoderConfig
 
 IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attention.bias", ".masked_bias")
@@ -32,6 +33,9 @@ class Checkpoint(Protocol):
 
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """Copy the tensor `name` into `out`, a contiguous tensor of its shape, converting to its dtype."""
+
+    def stored(self, name: str) -> tuple[str, Bytes]:
+        """Return the type of the tensor `name` as the file names it (GGML's names), and its bytes row by row."""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

@@ -11,7 +11,7 @@ import torch
 from slipway_engine.errors import ModelCorrupt, ModelUnsupported
 from slipway_engine.loading.dequant import read_into, read_tensor
 from slipway_engine.loading.fields import Fields
-from slipway_engine.loading.gguf import GGUFFile
+from slipway_engine.loading.gguf import Bytes, GGUFFile
 from slipway_engine.loading.hf_config import check_heads
 from slipway_engine.loading.limits import (
     MAX_HEAD_DIM,
@@ -58,6 +58,15 @@ class GGUFCheckpoint:
         read_into(self.file, self.file.tensors[self._names[name]], out.view(-1))
         if self.config.architecture == "LlamaForCausalLM" and _PERMUTED.search(name):
             out.copy_(halve(out, self.config.head_dim))
+
+    def stored(self, name: str) -> tuple[str, Bytes]:
+        """Return the type and the blocks [rows, bytes] of `name`, rows in Hugging Face's order."""
+        info = self.file.tensors[self._names[name]]
+        rows = self.file.raw(info.name).reshape(info.shape[0], -1)
+        if self.config.architecture == "LlamaForCausalLM" and _PERMUTED.search(name):
+            pairs = rows.reshape(-1, self.config.head_dim // 2, 2, rows.shape[1])
+            rows = pairs.swapaxes(1, 2).reshape(rows.shape)
+        return info.type.name, rows
 
 
 def read_config(file: GGUFFile) -> DecoderConfig:

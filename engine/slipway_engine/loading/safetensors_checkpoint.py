@@ -11,12 +11,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from slipway_engine.errors import ModelAccessDenied, ModelCorrupt, ModelNotFound, ModelUnsupported
+from slipway_engine.loading.gguf import Bytes
 from slipway_engine.loading.hf_config import read_config, read_json
 from slipway_engine.loading.limits import MAX_SHARDS
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _DTYPES = ("F32", "BF16", "F16")
+_STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class SafetensorsCheckpoint:
@@ -45,6 +47,14 @@ class SafetensorsCheckpoint:
         shard = self._shard_of[name]
         with _explained(self.path / shard):
             out.copy_(self._shards[shard].get_tensor(name))
+
+    def stored(self, name: str) -> tuple[str, Bytes]:
+        """Return the type and the bytes [rows, bytes] of `name`."""
+        shard = self._shard_of[name]
+        with _explained(self.path / shard):
+            tensor: torch.Tensor = self._shards[shard].get_tensor(name).contiguous()
+        rows: Bytes = tensor.view(torch.uint8).numpy()
+        return _STORED[tensor.dtype], rows
 
     def _open(self, shard: str, index: Mapping[str, str]) -> None:
         path = self.path / shard

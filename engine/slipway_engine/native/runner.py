@@ -1,0 +1,184 @@
+"""A plan in, logits out, as the torch runner does it, but the whole step is one call of the native library."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+import torch
+
+from slipway_engine.core.scheduler import Scheduled
+from slipway_engine.models.config import DecoderConfig
+from slipway_engine.models.rope import inverse_frequencies
+from slipway_engine.native import library
+from slipway_engine.native.library import BLOCK, LANES, Array, LayerWeights, ModelConfig, Pool, Step
+from slipway_engine.native.weights import LayerParts, Weights
+
+
+def model_config(config: DecoderConfig, int8_inputs: bool, half_kv: bool) -> ModelConfig:
+    """Return the decoder's numbers as the library takes them."""
+    return ModelConfig(
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        vocab=config.vocab_size,
+        layers=config.num_layers,
+        heads=config.num_heads,
+        kv_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        int8_inputs=int8_inputs,
+        half_kv=half_kv,
+        norm_eps=config.rms_eps,
+        attention_scale=1 / sqrt(config.head_dim),
+        embedding_scale=1,
+        residual_scale=1,
+        logits_scale=1,
+        rope_scale=1,
+    )
+
+
+def padded_head_dim(config: DecoderConfig) -> int:
+    """Return the elements that a head takes in the cache."""
+    return -(-config.head_dim // LANES) * LANES
+
+
+class Cache:
+    """Keys and values: [layers, blocks, heads, padded head_dim * 16] each; block 0 pads, as everywhere."""
+
+    def __init__(self, config: DecoderConfig, num_blocks: int, half: bool) -> None:
+        itemsize = 2 if half else 4
+        self.num_blocks = num_blocks + 1
+        self.head_bytes = padded_head_dim(config) * BLOCK * itemsize
+        self.block_bytes = config.num_kv_heads * self.head_bytes
+        self.layer_bytes = self.num_blocks * self.block_bytes
+        # Zeros cost memory only once they are written.
+        self.keys, self.values = (np.zeros(config.num_layers * self.layer_bytes, np.uint8) for _ in range(2))
+
+
+class NativeModel:
+    """A loaded decoder: token ids and block tables in, logits out."""
+
+    def __init__(
+        self, weights: Weights, pool: Pool, isa: str, num_blocks: int, int8_inputs: bool, half_kv: bool
+    ) -> None:
+        config = weights.config
+        self.weights = weights  # the library reads the matrices in place
+        self.pool = pool
+        self.vocab_size = config.vocab_size
+        self.cache = Cache(config, num_blocks, half_kv)
+        native = model_config(config, int8_inputs, half_kv)
+        windows = config.windows or (None,) * config.num_layers
+        layers = (LayerWeights * config.num_layers)(
+            *(_layer(layer, window) for layer, window in zip(weights.layers, windows, strict=True))
+        )
+        frequencies = inverse_frequencies(config.rope, config.head_dim).float().numpy()
+        self.handle: int = (
+            library.load().slipway_model_create(
+                pool.handle,
+                isa.encode(),
+                ctypes.byref(native),
+                layers,
+                weights.norm.ctypes.data,
+                frequencies.ctypes.data,
+                weights.embedding.handle,
+                weights.head.handle,
+            )
+            or 0
+        )
+        if not self.handle:
+            raise library.error()
+        self._free = weakref.finalize(self, library.load().slipway_model_destroy, self.handle)
+
+    def step(
+        self, token_ids: Array, positions: Array, starts: Array, blocks: Array, outputs: Array, logits: Array
+    ) -> None:
+        """Compute one step; the arrays are those of the library's step, of its types."""
+        cache = self.cache
+        step = Step(
+            tokens=len(token_ids),
+            sequences=len(positions),
+            outputs=len(outputs),
+            table_width=blocks.shape[1],
+            token_ids=token_ids.ctypes.data,
+            positions=positions.ctypes.data,
+            starts=starts.ctypes.data,
+            blocks=blocks.ctypes.data,
+            output_rows=outputs.ctypes.data,
+            logits=logits.ctypes.data,
+            keys=cache.keys.ctypes.data,
+            values=cache.values.ctypes.data,
+            num_blocks=cache.num_blocks,
+            layer_bytes=cache.layer_bytes,
+            block_bytes=cache.block_bytes,
+            head_bytes=cache.head_bytes,
+        )
+        if library.load().slipway_model_step(self.handle, ctypes.byref(step)):
+            raise library.error()
+
+
+class NativeRunner:
+    """Flattens the scheduled tokens for the native model."""
+
+    def __init__(self, model: NativeModel, max_num_seqs: int) -> None:
+        self.model = model
+        self._logits = np.zeros((max_num_seqs, model.vocab_size), dtype=np.float32)
+
+    def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
+        """Compute a step. Returns those that sample, and their logits, good until the next step."""
+        token_ids: list[int] = []
+        starts, outputs, sampling = [0], [], []
+        width = max(-(-(row.request.computed + row.count) // BLOCK) for row in plan)
+        blocks = np.zeros((len(plan), width), dtype=np.int32)
+        for table, row in zip(blocks, plan, strict=True):
+            request, end = row.request, row.request.computed + row.count
+            token_ids += request.tokens[request.computed : end]
+            used = -(-end // BLOCK)
+            table[:used] = request.blocks[:used]
+            starts.append(starts[-1] + row.count)
+            if row.samples:
+                outputs.append(starts[-1] - 1)
+                sampling.append(row)
+        logits = self._logits[: len(outputs)]
+        self.model.step(
+            np.array(token_ids, dtype=np.int64),
+            np.array([row.request.computed for row in plan], dtype=np.int64),
+            np.array(starts, dtype=np.int32),
+            blocks,
+            np.array(outputs, dtype=np.int32),
+            logits,
+        )
+        return sampling, torch.from_numpy(logits)
+
+
+def _layer(layer: LayerParts, window: int | None) -> LayerWeights:
+    def address(name: str) -> int | None:
+        vector = layer.vectors.get(name)
+        return None if vector is None else vector.ctypes.data
+
+    return LayerWeights(
+        qkv=layer.qkv.handle,
+        out=layer.out.handle,
+        gate_up=layer.gate_up.handle,
+        down=layer.down.handle,
+        qkv_bias=_address_of_qkv_bias(layer),
+        out_bias=address("self_attn.o_proj.bias"),
+        gate_bias=address("mlp.gate_proj.bias"),
+        up_bias=address("mlp.up_proj.bias"),
+        down_bias=address("mlp.down_proj.bias"),
+        attention_norm=address("input_layernorm.weight"),
+        mlp_norm=address("post_attention_layernorm.weight"),
+        query_norm=address("self_attn.q_norm.weight"),
+        key_norm=address("self_attn.k_norm.weight"),
+        window=window or 0,
+    )
+
+
+def _address_of_qkv_bias(layer: LayerParts) -> int | None:
+    names = [f"self_attn.{part}_proj.bias" for part in "qkv"]
+    if names[0] not in layer.vectors:
+        return None
+    # Kept beside the parts: the address must outlive this call.
+    fused = layer.vectors.setdefault("qkv.bias", np.concatenate([layer.vectors[name] for name in names]))
+    return int(fused.ctypes.data)

@@ -1,0 +1,247 @@
+// The C surface: checks arguments, chooses the instruction set, and keeps exceptions inside.
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <string>
+
+#include "model.h"
+#include "pack.h"
+
+using namespace slipway;
+
+struct slipway_pool : Pool {
+  using Pool::Pool;
+};
+struct slipway_matrix : Matrix {};
+struct slipway_model : Model {
+  using Model::Model;
+};
+
+namespace {
+
+constexpr int kMaxThreads = 1024;
+thread_local std::string last_error;
+
+const Kernels* kernels_named(const char* name) {
+  const std::string wanted = name;
+#if defined(__x86_64__)
+  if (wanted == "avx512" && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    return avx512_kernels();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (wanted == "avxvnni" && avx2 && __builtin_cpu_supports("avxvnni")) return avxvnni_kernels();
+  if (wanted == "avx2" && avx2) return avx2_kernels();
+#endif
+  return wanted == "portable" ? portable_kernels() : nullptr;
+}
+
+const Kernels& kernels_for(const char* isa) {
+  const Kernels* kernels = kernels_named(isa);
+  if (!kernels) throw std::string("This processor does not run the instruction set ") + isa + ".";
+  return *kernels;
+}
+
+// Run `body`; an exception becomes the thread's error and `failed` the result.
+template <class Result, class Body>
+Result guarded(Result failed, Body body) {
+  try {
+    return body();
+  } catch (const std::string& sentence) {
+    last_error = sentence;
+  } catch (const std::exception& error) {
+    last_error = std::string("The native library failed: ") + error.what() + ".";
+  }
+  return failed;
+}
+
+void require(bool holds, const char* sentence) {
+  if (!holds) throw std::string(sentence);
+}
+
+bool is_format(int32_t format) { return format >= 0 && format < kFormats; }
+
+slipway_matrix* pack_sources(Pool& pool, const slipway_source* sources, int count, int64_t k, Format format, bool gated) {
+  require(count > 0 && k > 0 && is_format(format) && (!gated || count == 2), "A matrix needs sources of a known format.");
+  require(!is_quantised(format) || k % kGroup == 0, "A quantised matrix needs a width that 32 divides.");
+  int64_t rows = 0;
+  for (int i = 0; i < count; i++) {
+    const Format from = (Format)sources[i].format;
+    require(is_format(from) && from == sources[0].format && sources[i].rows > 0, "The sources differ in format, or are empty.");
+    require(from == format || (format == kQ8_0 && !is_quantised(from)), "Only floats can be packed as Q8_0.");
+    rows += gated ? (sources[i].rows + kLanes - 1) / kLanes * kLanes : sources[i].rows;
+  }
+  require(!gated || sources[0].rows == sources[1].rows, "Gate and up projection must have the same rows.");
+  auto* matrix = new slipway_matrix{{format, rows, k, (rows + kPanel - 1) / kPanel, panel_bytes(format, k), nullptr}};
+  matrix->data = map_pages(matrix->panels * matrix->panel_bytes);
+  if (!matrix->data) {
+    delete matrix;
+    throw std::string("There is no memory for the packed weights.");
+  }
+  pack(pool, sources, count, gated, *matrix);
+  return matrix;
+}
+
+void check_config(const slipway_config& c) {
+  require(c.hidden > 0 && c.intermediate > 0 && c.vocab > 0 && c.layers > 0, "The model has no size.");
+  require(c.heads > 0 && c.kv_heads > 0 && c.heads % c.kv_heads == 0, "Key heads must divide query heads.");
+  require(c.heads / c.kv_heads <= kMaxAttendRows, "At most 64 query heads may share a key head.");
+  require(c.head_dim > 0 && c.head_dim <= kMaxHeadDim && c.head_dim % 2 == 0, "The head size must be even and at most 512.");
+}
+
+void check_matrix(const Matrix* m, int64_t n, int64_t k) {
+  require(m && m->n == n && m->k == k, "A matrix does not have the shape that the configuration asks for.");
+}
+
+void check_layer(const slipway_config& c, const slipway_layer& l) {
+  const int64_t query = (int64_t)c.heads * c.head_dim, kv = (int64_t)c.kv_heads * c.head_dim;
+  check_matrix((const Matrix*)l.qkv, query + 2 * kv, c.hidden);
+  check_matrix((const Matrix*)l.out, c.hidden, query);
+  check_matrix((const Matrix*)l.gate_up, (c.intermediate + kLanes - 1) / kLanes * kPanel, c.hidden);
+  check_matrix((const Matrix*)l.down, c.hidden, c.intermediate);
+  require(l.attention_norm && l.mlp_norm, "A layer lacks a norm.");
+}
+
+}  // namespace
+
+int32_t slipway_abi(void) { return SLIPWAY_ABI; }
+
+const char* slipway_error(void) { return last_error.c_str(); }
+
+const char* slipway_instruction_sets(void) {
+  static const std::string found = [] {
+    std::string names;
+    for (const char* name : {"avx512", "avxvnni", "avx2", "portable"})
+      if (kernels_named(name)) names += (names.empty() ? "" : " ") + std::string(name);
+    return names;
+  }();
+  return found.c_str();
+}
+
+slipway_pool* slipway_pool_create(int32_t threads) {
+  return guarded((slipway_pool*)nullptr, [&] {
+    require(threads > 0 && threads <= kMaxThreads, "A pool has between 1 and 1,024 threads.");
+    return new slipway_pool(threads);
+  });
+}
+
+void slipway_pool_destroy(slipway_pool* pool) { delete pool; }
+
+slipway_matrix* slipway_pack(slipway_pool* pool, const slipway_source* sources, int32_t count, int64_t k, int32_t format,
+                             int32_t gated) {
+  return guarded((slipway_matrix*)nullptr,
+                 [&] { return pack_sources(*pool, sources, count, k, (Format)format, gated != 0); });
+}
+
+int64_t slipway_matrix_bytes(const slipway_matrix* matrix) { return matrix->panels * matrix->panel_bytes; }
+
+void slipway_matrix_destroy(slipway_matrix* matrix) {
+  if (!matrix) return;
+  unmap_pages(matrix->data, slipway_matrix_bytes(matrix));
+  delete matrix;
+}
+
+int32_t slipway_linear(slipway_pool* pool, const char* isa, const slipway_matrix* matrix, const float* x, int64_t rows,
+                       int32_t int8_inputs, float* y) {
+  return guarded(1, [&] {
+    const Kernels& kernels = kernels_for(isa);
+    require(rows > 0, "A product needs rows.");
+    const bool bytes = int8_inputs && is_quantised(matrix->format);
+    const int64_t k = matrix->k, groups = bytes ? k / kGroup : 0;
+    std::vector<int8_t> q(groups * kGroup * rows);
+    std::vector<float> scale(groups * rows), sum(groups * rows), scratch(kScratchFloats * pool->size());
+    std::vector<int32_t> isum(groups * rows);
+    auto at = [&](int64_t row) {
+      return QuantisedRows{q.data() + row * groups * kGroup, scale.data() + row * groups, sum.data() + row * groups,
+                           isum.data() + row * groups, groups};
+    };
+    const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+    auto body = [&](int thread) {
+      if (bytes) pool->share(thread, rows, [&](int64_t row) { kernels.quantise(x + row * k, k, at(row)); });
+      pool->share(thread, matrix->panels * blocks, [&](int64_t i) {
+        const int64_t block = i / matrix->panels, panel = i % matrix->panels;
+        const int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
+        const Epilogue e{y + row * matrix->n, matrix->n, nullptr, Finish::kStore, 1.0f, matrix->n};
+        float* own = scratch.data() + thread * kScratchFloats;
+        if (bytes) kernels.linear_s8(*matrix, at(row), (int)count, panel, panel + 1, e, own);
+        else kernels.linear_f32(*matrix, x + row * k, k, (int)count, panel, panel + 1, e, own);
+      });
+    };
+    pool->run(body);
+    return 0;
+  });
+}
+
+slipway_model* slipway_model_create(slipway_pool* pool, const char* isa, const slipway_config* config,
+                                    const slipway_layer* layers, const float* final_norm,
+                                    const float* inverse_frequencies, const slipway_matrix* embedding,
+                                    const slipway_matrix* head) {
+  return guarded((slipway_model*)nullptr, [&] {
+    check_config(*config);
+    for (int i = 0; i < config->layers; i++) check_layer(*config, layers[i]);
+    check_matrix(embedding, config->vocab, config->hidden);
+    check_matrix(head, config->vocab, config->hidden);
+    return new slipway_model(*pool, kernels_for(isa), *config, layers, final_norm, inverse_frequencies, *embedding, *head);
+  });
+}
+
+void slipway_model_destroy(slipway_model* model) { delete model; }
+
+int32_t slipway_model_step(slipway_model* model, const slipway_step* step) {
+  return guarded(1, [&] {
+    if (const char* sentence = model->check(*step)) throw std::string(sentence);
+    model->run(*step);
+    return 0;
+  });
+}
+
+int64_t slipway_workspace_bytes(const slipway_config* config, int32_t threads, int64_t tokens) {
+  return Model::workspace_bytes(*config, threads, tokens);
+}
+
+namespace {
+
+// Operations a second of all threads together, the best of three.
+template <class Work>
+double best_rate(Pool& pool, Work work) {
+  double best = 0;
+  for (int turn = 0; turn < 3; turn++) {
+    std::vector<double> done(pool.size());
+    auto body = [&](int thread) { done[thread] = work(thread); };
+    const auto began = std::chrono::steady_clock::now();
+    pool.run(body);
+    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
+    double sum = 0;
+    for (double one : done) sum += one;
+    best = std::max(best, sum / took.count());
+  }
+  return best;
+}
+
+}  // namespace
+
+double slipway_measure_flops(slipway_pool* pool, const char* isa) {
+  return guarded(0.0, [&] {
+    const Kernels& kernels = kernels_for(isa);
+    return best_rate(*pool, [&](int) { float sink; return kernels.spin_floats(20'000'000, &sink); });
+  });
+}
+
+double slipway_measure_integers(slipway_pool* pool, const char* isa) {
+  return guarded(0.0, [&] {
+    const Kernels& kernels = kernels_for(isa);
+    return best_rate(*pool, [&](int) { float sink; return kernels.spin_integers(20'000'000, &sink); });
+  });
+}
+
+double slipway_measure_reads(slipway_pool* pool, const char* isa, const uint8_t* data, int64_t bytes) {
+  return guarded(0.0, [&] {
+    const Kernels& kernels = kernels_for(isa);
+    const int64_t share = bytes / pool->size() / 256 * 256;
+    return best_rate(*pool, [&](int thread) {
+      float sink;
+      double done = 0;
+      for (int turn = 0; turn < 10; turn++) done += kernels.read(data + thread * share, share, &sink);
+      return done;
+    });
+  });
+}

@@ -1,0 +1,10 @@
+#define SLIPWAY_TILE_ROWS 12
+#define SLIPWAY_INT_TILE_ROWS 6
+#include "simd_avx512.h"
+#include "kernel_bodies.h"
+
+const slipway::Kernels* slipway::avx512_kernels() {
+  static const Kernels table = {"avx512", linear_f32, linear_s8, quantise, rms_norm, attend, merge, store_half, unpack_row,
+                                spin_floats, spin_integers, read};
+  return &table;
+}

@@ -1,0 +1,10 @@
+#define SLIPWAY_TILE_ROWS 6
+#define SLIPWAY_INT_TILE_ROWS 2
+#include "simd_avx2.h"
+#include "kernel_bodies.h"
+
+const slipway::Kernels* slipway::avxvnni_kernels() {
+  static const Kernels table = {"avxvnni", linear_f32, linear_s8, quantise, rms_norm, attend, merge, store_half, unpack_row,
+                                spin_floats, spin_integers, read};
+  return &table;
+}

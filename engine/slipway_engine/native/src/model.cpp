@@ -1,0 +1,290 @@
+#include "model.h"
+
+#include <math.h>
+#include <string.h>
+
+#include <algorithm>
+
+namespace slipway {
+namespace {
+
+constexpr int kTileRows = 48;           // of queries in an attention task
+constexpr int64_t kSpareTasks = 8;      // attention tasks for each thread, below which a long context is split
+
+int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+std::vector<float> padded(const float* from, int64_t n, int64_t to) {
+  std::vector<float> copy;
+  if (from) {
+    copy.assign(from, from + n);
+    copy.resize(round_up(n, to));
+  }
+  return copy;
+}
+
+// 16 of the gate's, then 16 of the up projection's, as their rows lie in the packed matrix.
+std::vector<float> woven(const float* gate, const float* up, int64_t n) {
+  std::vector<float> both;
+  if (!gate && !up) return both;
+  both.resize(round_up(n, kLanes) * 2);
+  for (int64_t i = 0; i < n; i++) {
+    const int64_t at = i / kLanes * kPanel + i % kLanes;
+    if (gate) both[at] = gate[i];
+    if (up) both[at + kLanes] = up[i];
+  }
+  return both;
+}
+
+const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
+
+// Rotate half against half, as the checkpoint's rows of queries and keys lie.
+void rotate(float* head, const float* cosines, const float* sines, int half) {
+  for (int i = 0; i < half; i++) {
+    const float a = head[i], b = head[half + i];
+    head[i] = a * cosines[i] - b * sines[i];
+    head[half + i] = b * cosines[i] + a * sines[i];
+  }
+}
+
+}  // namespace
+
+Model::Model(Pool& pool, const Kernels& kernels, const slipway_config& config, const slipway_layer* layers,
+             const float* final_norm, const float* inverse_frequencies, const Matrix& embedding, const Matrix& head)
+    : pool_(pool), kernels_(kernels), config_(config), padded_dim_(round_up(config.head_dim, kLanes)),
+      final_norm_(padded(final_norm, config.hidden, kLanes)),
+      frequencies_(inverse_frequencies, inverse_frequencies + config.head_dim / 2), embedding_(embedding), head_(head) {
+  const int64_t query = (int64_t)config.heads * config.head_dim, kv = (int64_t)config.kv_heads * config.head_dim;
+  for (int i = 0; i < config.layers; i++) {
+    const slipway_layer& l = layers[i];
+    layers_.push_back({(const Matrix*)l.qkv, (const Matrix*)l.out, (const Matrix*)l.gate_up, (const Matrix*)l.down,
+                       padded(l.qkv_bias, query + 2 * kv, kPanel), padded(l.out_bias, config.hidden, kPanel),
+                       woven(l.gate_bias, l.up_bias, config.intermediate),
+                       padded(l.down_bias, config.hidden, kPanel), padded(l.attention_norm, config.hidden, kLanes),
+                       padded(l.mlp_norm, config.hidden, kLanes), padded(l.query_norm, config.head_dim, kLanes),
+                       padded(l.key_norm, config.head_dim, kLanes), l.window});
+  }
+  hidden_.shape(config.hidden);
+  normed_.shape(config.hidden);
+  heads_.shape(query + 2 * kv);
+  mixed_.shape(query);
+  inner_.shape(config.intermediate);
+  scratch_floats_ = round_up(std::max(kScratchFloats, attend_scratch_floats(padded_dim_)), kLanes);
+  scratch_.reserve(scratch_floats_ * pool.size());
+}
+
+int64_t Model::workspace_bytes(const slipway_config& c, int threads, int64_t tokens) {
+  const int64_t query = (int64_t)c.heads * c.head_dim, kv = (int64_t)c.kv_heads * c.head_dim;
+  const int64_t floats = 2 * c.hidden + query + 2 * kv + query + c.intermediate + 5 * (kPanel + kLanes) + c.head_dim;
+  const int64_t bytes = std::max<int64_t>({c.hidden, query, c.intermediate});
+  const int64_t scratch = std::max(kScratchFloats, attend_scratch_floats(round_up(c.head_dim, kLanes))) + kLanes;
+  return tokens * (4 * floats + bytes + 12 * (bytes / kGroup + 1) + 64) + 4 * scratch * threads;
+}
+
+const char* Model::check(const slipway_step& s) const {
+  if (s.tokens < 1 || s.sequences < 1 || s.outputs < 0 || s.table_width < 1) return "A step needs tokens and sequences.";
+  if (s.starts[0] != 0 || s.starts[s.sequences] != s.tokens) return "The sequences do not cover the step's tokens.";
+  for (int i = 0; i < s.tokens; i++)
+    if (s.token_ids[i] < 0 || s.token_ids[i] >= config_.vocab) return "A token id lies outside the vocabulary.";
+  for (int i = 0; i < s.outputs; i++)
+    if (s.output_rows[i] < (i ? s.output_rows[i - 1] + 1 : 0) || s.output_rows[i] >= s.tokens)
+      return "The rows of outputs must rise, within the step's tokens.";
+  for (int i = 0; i < s.sequences; i++) {
+    const int64_t end = s.positions[i] + s.starts[i + 1] - s.starts[i];
+    if (s.starts[i + 1] <= s.starts[i] || s.positions[i] < 0) return "A sequence has no token, or a negative position.";
+    if (end > (int64_t)s.table_width * kBlock) return "A sequence is longer than its blocks.";
+    for (int64_t b = 0; b * kBlock < end; b++) {
+      const int32_t block = s.blocks[(int64_t)i * s.table_width + b];
+      if (block < 0 || block >= s.num_blocks) return "A block lies outside the cache.";
+    }
+  }
+  return nullptr;
+}
+
+void Model::run(const slipway_step& step) {
+  prepare(step);
+  auto body = [this, &step](int thread) { step_on(thread, step); };
+  pool_.run(body);
+}
+
+void Model::prepare(const slipway_step& step) {
+  for (Rows* rows : {&hidden_, &normed_, &heads_, &mixed_, &inner_}) rows->data.reserve(rows->stride * step.tokens);
+  const int64_t widest = std::max({normed_.stride, mixed_.stride, inner_.stride});
+  bytes_.reserve(step.tokens * widest);
+  for (Buffer<float>* buffer : {&scales_, &sums_}) buffer->reserve(step.tokens * widest / kGroup + 1);
+  isums_.reserve(step.tokens * widest / kGroup + 1);
+  turns_.reserve((int64_t)step.tokens * config_.head_dim);
+  sequence_of_.resize(step.tokens);
+  for (int s = 0; s < step.sequences; s++)
+    std::fill(sequence_of_.begin() + step.starts[s], sequence_of_.begin() + step.starts[s + 1], s);
+  plan_attention(step);
+}
+
+// Cut the step's attention into tasks. Where there would be too few for the threads, the long contexts of single
+// tokens are cut along the keys too; their parts are merged in order, so the cut does not change the answer.
+void Model::plan_attention(const slipway_step& step) {
+  tasks_.clear();
+  merges_.clear();
+  const int tile = std::max(1, kTileRows / (config_.heads / config_.kv_heads));
+  int64_t tiles = 0, partials = 0;
+  for (int s = 0; s < step.sequences; s++) tiles += (step.starts[s + 1] - step.starts[s] + tile - 1) / tile;
+  const bool few = tiles * config_.kv_heads < kSpareTasks * pool_.size() && pool_.size() > 1;
+  for (int s = 0; s < step.sequences; s++)
+    for (int token = step.starts[s]; token < step.starts[s + 1]; token += tile) {
+      const int tokens = std::min(tile, step.starts[s + 1] - token);
+      const int64_t end = step.positions[s] + token - step.starts[s] + tokens, splits = (end + kSplit - 1) / kSplit;
+      const bool cut = few && tokens == 1 && splits > 1;
+      for (int head = 0; head < config_.kv_heads; head++) {
+        if (!cut) {
+          tasks_.push_back({s, token, tokens, head, 0, splits, -1});
+          continue;
+        }
+        for (int64_t split = 0; split < splits; split++)
+          tasks_.push_back({s, token, 1, head, split, split + 1, partials});
+        merges_.push_back({s, token, 1, head, 0, splits, partials});
+        partials += splits * (config_.heads / config_.kv_heads) * (padded_dim_ + kLanes);
+      }
+    }
+  partials_.reserve(partials);
+}
+
+void Model::step_on(int thread, const slipway_step& step) {
+  pool_.share(thread, step.tokens, [&](int64_t token) { embed(token, step); });
+  for (size_t i = 0; i < layers_.size(); i++) run_layer(thread, layers_[i], i, step);
+  if (!step.outputs) return;
+  norm(thread, step.outputs, final_norm_, head_);
+  linear(thread, head_, normed_, step.outputs,
+         {step.logits, config_.vocab, nullptr, Finish::kStore, config_.logits_scale, config_.vocab});
+}
+
+// A token's row of the embedding, and the cosines and sines of its position.
+void Model::embed(int64_t token, const slipway_step& step) {
+  kernels_.unpack_row(embedding_, step.token_ids[token], config_.embedding_scale, hidden_.row(token));
+  const int s = sequence_of_[token], half = config_.head_dim / 2;
+  const float position = (float)(step.positions[s] + token - step.starts[s]);
+  float* turn = turns_.get() + token * config_.head_dim;
+  for (int i = 0; i < half; i++) {
+    const float angle = position * frequencies_[i];
+    turn[i] = cosf(angle) * config_.rope_scale;
+    turn[half + i] = sinf(angle) * config_.rope_scale;
+  }
+}
+
+void Model::run_layer(int thread, const Layer& layer, int64_t index, const slipway_step& step) {
+  int64_t rows = step.tokens;
+  norm(thread, rows, layer.attention_norm, *layer.qkv);
+  linear(thread, *layer.qkv, normed_, rows,
+         {heads_.row(0), heads_.stride, or_null(layer.qkv_bias), Finish::kStore, 1.0f});
+  pool_.share(thread, rows, [&](int64_t token) { place_heads(token, layer, index, step); });
+  attention(thread, layer, index, step);
+  if (index == config_.layers - 1 && step.outputs < rows) {
+    pool_.share(thread, 1, [&](int64_t) { keep_outputs(step); });
+    rows = step.outputs;
+    if (!rows) return;
+  }
+  linear_of(thread, *layer.out, mixed_, rows,
+            {hidden_.row(0), hidden_.stride, or_null(layer.out_bias), Finish::kAdd, config_.residual_scale});
+  norm(thread, rows, layer.mlp_norm, *layer.gate_up);
+  linear(thread, *layer.gate_up, normed_, rows,
+         {inner_.row(0), inner_.stride, or_null(layer.gate_up_bias),
+          config_.gelu ? Finish::kGeGLU : Finish::kSwiGLU, 1.0f});
+  linear_of(thread, *layer.down, inner_, rows,
+            {hidden_.row(0), hidden_.stride, or_null(layer.down_bias), Finish::kAdd, config_.residual_scale});
+}
+
+// Norm and turn a token's queries and keys; its keys and values enter the cache.
+void Model::place_heads(int64_t token, const Layer& layer, int64_t index, const slipway_step& step) {
+  const int s = sequence_of_[token], dim = config_.head_dim;
+  const int64_t position = step.positions[s] + token - step.starts[s];
+  const float* turn = turns_.get() + token * dim;
+  const int64_t block = step.blocks[(int64_t)s * step.table_width + position / kBlock], slot = position % kBlock;
+  alignas(64) float head[kMaxHeadDim] = {};
+  alignas(64) uint16_t half[kMaxHeadDim];
+  for (int h = 0; h < config_.heads + 2 * config_.kv_heads; h++) {
+    float* from = heads_.row(token) + h * dim;
+    const bool query = h < config_.heads, key = !query && h < config_.heads + config_.kv_heads;
+    const std::vector<float>& weight = query ? layer.query_norm : layer.key_norm;
+    memcpy(head, from, dim * sizeof(float));
+    if ((query || key) && !weight.empty()) kernels_.rms_norm(head, weight.data(), dim, config_.norm_eps, head);
+    if (query || key) rotate(head, turn, turn + dim / 2, dim / 2);
+    if (query) {
+      memcpy(from, head, dim * sizeof(float));
+      continue;
+    }
+    const int64_t shared = (h - config_.heads) % config_.kv_heads;
+    uint8_t* to = (key ? step.keys : step.values) + index * step.layer_bytes + block * step.block_bytes + shared * step.head_bytes;
+    const int64_t first = key ? slot : slot * padded_dim_, stride = key ? kBlock : 1;
+    if (config_.half_kv) {
+      kernels_.store_half(head, padded_dim_, half);
+      for (int64_t i = 0; i < padded_dim_; i++) ((uint16_t*)to)[first + i * stride] = half[i];
+    } else {
+      for (int64_t i = 0; i < padded_dim_; i++) ((float*)to)[first + i * stride] = head[i];
+    }
+  }
+}
+
+void Model::attention(int thread, const Layer& layer, int64_t index, const slipway_step& step) {
+  pool_.share(thread, tasks_.size(),
+              [&](int64_t i) { kernels_.attend(attend_of(tasks_[i], layer, index, step), scratch(thread)); });
+  if (merges_.empty()) return;
+  const int group = config_.heads / config_.kv_heads;
+  pool_.share(thread, (int64_t)merges_.size() * group, [&](int64_t i) {
+    const Attend a = attend_of(merges_[i / group], layer, index, step);
+    kernels_.merge(a, i % group, a.out + i % group * config_.head_dim);
+  });
+}
+
+Attend Model::attend_of(const Task& task, const Layer& layer, int64_t index, const slipway_step& step) const {
+  const int group = config_.heads / config_.kv_heads;
+  const int64_t at = (int64_t)task.head * group * config_.head_dim;
+  const int64_t place = index * step.layer_bytes + task.head * step.head_bytes;
+  return {heads_.row(task.token) + at, mixed_.row(task.token) + at, heads_.stride, mixed_.stride, task.tokens, group,
+          config_.head_dim, (int)padded_dim_, step.positions[task.sequence] + task.token - step.starts[task.sequence],
+          step.keys + place, step.values + place, step.block_bytes,
+          step.blocks + (int64_t)task.sequence * step.table_width, config_.half_kv != 0, config_.attention_scale,
+          config_.attention_softcap, layer.window, task.split, task.split_end,
+          task.partial < 0 ? nullptr : partials_.get() + task.partial, group * (padded_dim_ + kLanes)};
+}
+
+// After the last layer's attention only the rows that bring logits go on.
+void Model::keep_outputs(const slipway_step& step) {
+  for (int i = 0; i < step.outputs; i++) {
+    const int64_t row = step.output_rows[i];
+    if (row == i) continue;
+    memcpy(hidden_.row(i), hidden_.row(row), hidden_.stride * sizeof(float));
+    memcpy(mixed_.row(i), mixed_.row(row), mixed_.stride * sizeof(float));
+  }
+}
+
+QuantisedRows Model::quantised_row(int64_t row, int64_t k) const {
+  const int64_t groups = k / kGroup;
+  return {bytes_.get() + row * k, scales_.get() + row * groups, sums_.get() + row * groups, isums_.get() + row * groups, groups};
+}
+
+void Model::norm(int thread, int64_t rows, const std::vector<float>& weight, const Matrix& reader) {
+  pool_.share(thread, rows, [&](int64_t row) {
+    kernels_.rms_norm(hidden_.row(row), weight.data(), config_.hidden, config_.norm_eps, normed_.row(row));
+    if (takes_bytes(reader)) kernels_.quantise(normed_.row(row), reader.k, quantised_row(row, reader.k));
+  });
+}
+
+// A linear over rows that may have to be quantised first.
+void Model::linear_of(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e) {
+  if (takes_bytes(w))
+    pool_.share(thread, rows, [&](int64_t row) { kernels_.quantise(x.row(row), w.k, quantised_row(row, w.k)); });
+  linear(thread, w, x, rows, e);
+}
+
+void Model::linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e) {
+  int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+  if (w.panels * blocks < 4 * pool_.size()) blocks = std::max(blocks, std::min(rows / 16, 4 * pool_.size() / w.panels));
+  pool_.share(thread, w.panels * blocks, [&](int64_t i) {
+    const int64_t block = i / w.panels, panel = i % w.panels;
+    const int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
+    Epilogue here = e;
+    here.y += row * e.ldy;
+    if (takes_bytes(w)) kernels_.linear_s8(w, quantised_row(row, w.k), (int)count, panel, panel + 1, here, scratch(thread));
+    else kernels_.linear_f32(w, x.row(row), x.stride, (int)count, panel, panel + 1, here, scratch(thread));
+  });
+}
+
+}  // namespace slipway

@@ -1,0 +1,98 @@
+// The decoder's step: from token ids to logits, all layers, on the pool.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+#include "slipway.h"
+
+namespace slipway {
+
+// Zeroed floats (or bytes) on their own cache lines; a buffer only grows.
+template <class T>
+class Buffer {
+ public:
+  T* reserve(int64_t count) {
+    if (count > size_) {
+      data_.reset(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))));
+      for (int64_t i = 0; i < count; i++) data_[i] = T();
+      size_ = count;
+    }
+    return data_.get();
+  }
+  T* get() const { return data_.get(); }
+  T& operator[](int64_t i) const { return data_[i]; }
+
+ private:
+  struct Free { void operator()(T* p) const { ::operator delete(p, std::align_val_t(64)); } };
+  std::unique_ptr<T[], Free> data_;
+  int64_t size_ = 0;
+};
+
+// Rows that linears read and write: padded with zeros, and never a power of two apart.
+struct Rows {
+  int64_t stride = 0;
+  Buffer<float> data;
+  void shape(int64_t width) { stride = (width + kPanel - 1) / kPanel * kPanel + kLanes; }
+  float* row(int64_t i) const { return data.get() + i * stride; }
+};
+
+struct Layer {
+  const Matrix *qkv, *out, *gate_up, *down;
+  std::vector<float> qkv_bias, out_bias, gate_up_bias, down_bias;
+  std::vector<float> attention_norm, mlp_norm, query_norm, key_norm;
+  int64_t window;
+};
+
+class Model {
+ public:
+  Model(Pool& pool, const Kernels& kernels, const slipway_config& config, const slipway_layer* layers,
+        const float* final_norm, const float* inverse_frequencies, const Matrix& embedding, const Matrix& head);
+
+  const char* check(const slipway_step& step) const;  // a sentence, or null where the step can run
+  void run(const slipway_step& step);
+
+  static int64_t workspace_bytes(const slipway_config& config, int threads, int64_t tokens);
+
+ private:
+  struct Task {  // queries of one sequence and the heads of one key head
+    int32_t sequence, token, tokens, head;
+    int64_t split, split_end;
+    int64_t partial;  // where the parts go, or -1: the task sees all splits and writes the answer
+  };
+
+  void prepare(const slipway_step& step);
+  void plan_attention(const slipway_step& step);
+  void step_on(int thread, const slipway_step& step);
+  void embed(int64_t token, const slipway_step& step);
+  void run_layer(int thread, const Layer& layer, int64_t index, const slipway_step& step);
+  void place_heads(int64_t token, const Layer& layer, int64_t index, const slipway_step& step);
+  void attention(int thread, const Layer& layer, int64_t index, const slipway_step& step);
+  Attend attend_of(const Task& task, const Layer& layer, int64_t index, const slipway_step& step) const;
+  void keep_outputs(const slipway_step& step);
+  void norm(int thread, int64_t rows, const std::vector<float>& weight, const Matrix& reader);
+  void linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e);
+  void linear_of(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e);
+  bool takes_bytes(const Matrix& w) const { return config_.int8_inputs && is_quantised(w.format); }
+  QuantisedRows quantised_row(int64_t row, int64_t k) const;
+  float* scratch(int thread) const { return scratch_.get() + thread * scratch_floats_; }
+
+  Pool& pool_;
+  const Kernels& kernels_;
+  const slipway_config config_;
+  const int64_t padded_dim_;
+  std::vector<Layer> layers_;
+  std::vector<float> final_norm_, frequencies_;
+  const Matrix &embedding_, &head_;
+
+  Rows hidden_, normed_, heads_, mixed_, inner_;
+  Buffer<int8_t> bytes_;
+  Buffer<float> scales_, sums_, turns_, partials_, scratch_;
+  Buffer<int32_t> isums_;
+  int64_t scratch_floats_;
+  std::vector<Task> tasks_, merges_;
+  std::vector<int32_t> sequence_of_;
+};
+
+}  // namespace slipway

@@ -1,0 +1,94 @@
+/* The library's whole surface: plain C, called through ctypes with addresses of memory that the caller keeps.
+ * Functions that can fail return null or non-zero and leave a sentence in slipway_error() of the same thread. */
+#pragma once
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define SLIPWAY_ABI 1
+#if defined(__GNUC__)
+#define SLIPWAY_API __attribute__((visibility("default")))
+#else
+#define SLIPWAY_API
+#endif
+
+typedef struct slipway_pool slipway_pool;
+typedef struct slipway_matrix slipway_matrix;
+typedef struct slipway_model slipway_model;
+
+/* Rows of a weight as the checkpoint holds them, contiguous; `format` is kernels.h's. */
+typedef struct {
+  int32_t format;
+  int64_t rows;
+  const void* data;
+} slipway_source;
+
+typedef struct {
+  int32_t hidden, intermediate, vocab, layers, heads, kv_heads, head_dim;
+  int32_t gelu;        /* 1: gated by tanh-GELU, 0: by SiLU */
+  int32_t int8_inputs; /* 1: quantised matrices take their inputs as signed bytes, 0: as f32 */
+  int32_t half_kv;     /* 1: the cache holds f16, 0: f32 */
+  float norm_eps, attention_scale, embedding_scale, residual_scale, logits_scale, attention_softcap, rope_scale;
+} slipway_config;
+
+/* Matrices stay the caller's; vectors are copied. A null vector is absent. */
+typedef struct {
+  const slipway_matrix *qkv, *out, *gate_up, *down;
+  const float *qkv_bias, *out_bias, *gate_bias, *up_bias, *down_bias;
+  const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
+  int64_t window;                   /* 0: full attention */
+} slipway_layer;
+
+/* One step. Tokens lie flattened: those of sequence s are [starts[s], starts[s + 1]), at consecutive positions.
+ * The cache: layer l, block b, head h has its keys at keys + l * layer_bytes + b * block_bytes + h * head_bytes,
+ * [padded head_dim, 16], and its values likewise, [16, padded head_dim]. */
+typedef struct {
+  int32_t tokens, sequences, outputs, table_width;
+  const int64_t* token_ids;
+  const int64_t* positions; /* of each sequence's first token */
+  const int32_t* starts;
+  const int32_t* blocks;      /* [sequences, table_width] */
+  const int32_t* output_rows; /* tokens whose logits are wanted, rising */
+  float* logits;              /* [outputs, vocabulary] */
+  uint8_t *keys, *values;
+  int64_t num_blocks, layer_bytes, block_bytes, head_bytes;
+} slipway_step;
+
+SLIPWAY_API int32_t slipway_abi(void);
+SLIPWAY_API const char* slipway_error(void);
+/* The instruction sets that this processor runs, best first, separated by spaces. */
+SLIPWAY_API const char* slipway_instruction_sets(void);
+
+SLIPWAY_API slipway_pool* slipway_pool_create(int32_t threads);
+SLIPWAY_API void slipway_pool_destroy(slipway_pool* pool);
+
+/* Pack sources one below the other (or, `gated`, two sources row by row: 16 of the first, 16 of the second) into a
+ * matrix of `format`: the sources' own, or Q8_0 from floats. */
+SLIPWAY_API slipway_matrix* slipway_pack(slipway_pool* pool, const slipway_source* sources, int32_t count, int64_t k,
+                                         int32_t format, int32_t gated);
+SLIPWAY_API int64_t slipway_matrix_bytes(const slipway_matrix* matrix);
+SLIPWAY_API void slipway_matrix_destroy(slipway_matrix* matrix);
+/* y [rows, n] = x [rows, k] times the matrix, transposed: the linear of a step, alone. */
+SLIPWAY_API int32_t slipway_linear(slipway_pool* pool, const char* isa, const slipway_matrix* matrix, const float* x,
+                                   int64_t rows, int32_t int8_inputs, float* y);
+
+SLIPWAY_API slipway_model* slipway_model_create(slipway_pool* pool, const char* isa, const slipway_config* config,
+                                                const slipway_layer* layers, const float* final_norm,
+                                                const float* inverse_frequencies, /* head_dim / 2 */
+                                                const slipway_matrix* embedding, const slipway_matrix* head);
+SLIPWAY_API void slipway_model_destroy(slipway_model* model);
+SLIPWAY_API int32_t slipway_model_step(slipway_model* model, const slipway_step* step);
+/* Bytes of the workspace that steps of `tokens` tokens and `outputs` logits rows need. */
+SLIPWAY_API int64_t slipway_workspace_bytes(const slipway_config* config, int32_t threads, int64_t tokens);
+
+/* Rates of this machine a second, by simple loops on all threads: f32 and 8-bit operations (a multiply-add is two)
+ * in registers, bytes read of `data`. */
+SLIPWAY_API double slipway_measure_flops(slipway_pool* pool, const char* isa);
+SLIPWAY_API double slipway_measure_integers(slipway_pool* pool, const char* isa);
+SLIPWAY_API double slipway_measure_reads(slipway_pool* pool, const char* isa, const uint8_t* data, int64_t bytes);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,131 @@
+"""From a checkpoint to packed matrices: the file's own values, fused as the step reads them.
+
+Blocks that the library computes with (Q8_0, Q4_0, Q4_1, and F16, BF16, F32) are packed as they are; other types
+are unpacked to float32 first, which loses nothing. `int8` packs floats as Q8_0 where 32 divides their width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from slipway_engine.loading.checkpoint import Checkpoint
+from slipway_engine.models.config import DecoderConfig
+from slipway_engine.native.library import Array, Format, Matrix, Pool, Rows
+
+_NATIVE = {format.name: format for format in Format}
+_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerParts:
+    """One layer's matrices, and its vectors by their names in the checkpoint."""
+
+    qkv: Matrix
+    out: Matrix
+    gate_up: Matrix
+    down: Matrix
+    vectors: dict[str, Array]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A packed model. `head` is the embedding itself where the two are tied."""
+
+    config: DecoderConfig
+    embedding: Matrix
+    head: Matrix
+    norm: Array
+    layers: list[LayerParts]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all matrices in memory."""
+        matrices = [self.embedding, *([] if self.head is self.embedding else [self.head])]
+        for layer in self.layers:
+            matrices += [layer.qkv, layer.out, layer.gate_up, layer.down]
+        return sum(matrix.nbytes for matrix in matrices)
+
+
+def groups(config: DecoderConfig) -> list[tuple[str, ...]]:
+    """Return the weights that are packed into one matrix each."""
+    found: list[tuple[str, ...]] = [(_EMBEDDING,)] if config.tied_embeddings else [(_EMBEDDING,), (_HEAD,)]
+    for layer in range(config.num_layers):
+        prefix = f"model.layers.{layer}."
+        found.append(tuple(f"{prefix}self_attn.{part}_proj" for part in "qkv"))
+        found.append((f"{prefix}self_attn.o_proj",))
+        found.append((f"{prefix}mlp.gate_proj", f"{prefix}mlp.up_proj"))
+        found.append((f"{prefix}mlp.down_proj",))
+    return found
+
+
+def packed_format(types: Sequence[str], width: int, int8: bool) -> Format:
+    """Return the format in which weights of these types are packed together."""
+    format = _NATIVE.get(types[0], Format.F32) if len(set(types)) == 1 else Format.F32
+    return Format.Q8_0 if int8 and not format.quantised and width % 32 == 0 else format
+
+
+def load(
+    checkpoint: Checkpoint,
+    pool: Pool,
+    int8: bool,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Weights:
+    """Read and pack all weights, layer by layer, and report each layer to `progress`."""
+    packer = _Packer(checkpoint, pool, int8)
+    config = checkpoint.config
+    embedding = packer.matrix([_EMBEDDING])
+    head = embedding if config.tied_embeddings else packer.matrix([_HEAD])
+    layers = []
+    for index in range(config.num_layers):
+        layers.append(packer.layer(f"model.layers.{index}."))
+        progress(index + 1, config.num_layers)
+    return Weights(config, embedding, head, packer.vector("model.norm.weight"), layers)
+
+
+class _Packer:
+    def __init__(self, checkpoint: Checkpoint, pool: Pool, int8: bool) -> None:
+        self.checkpoint = checkpoint
+        self.pool = pool
+        self.int8 = int8
+
+    def layer(self, prefix: str) -> LayerParts:
+        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        names = [name for name in self.checkpoint.config.tensors() if name.startswith(prefix)]
+        return LayerParts(
+            qkv=self.matrix([f"{attention}{part}_proj" for part in "qkv"]),
+            out=self.matrix([attention + "o_proj"]),
+            gate_up=self.matrix([mlp + "gate_proj", mlp + "up_proj"], gated=True),
+            down=self.matrix([mlp + "down_proj"]),
+            vectors={
+                name.removeprefix(prefix): self.vector(name)
+                for name in names
+                if len(self.checkpoint.shapes[name]) == 1
+            },
+        )
+
+    def matrix(self, names: Sequence[str], gated: bool = False) -> Matrix:
+        stored = [self.checkpoint.stored(f"{name}.weight") for name in names]
+        shapes = [self.checkpoint.shapes[f"{name}.weight"] for name in names]
+        types, width = [kind for kind, _ in stored], shapes[0][1]
+        native = len(set(types)) == 1 and types[0] in _NATIVE
+        parts = [
+            Rows(_NATIVE[kind], shape[0], width, np.ascontiguousarray(data))
+            if native
+            else self.unpacked(f"{name}.weight", shape)
+            for name, shape, (kind, data) in zip(names, shapes, stored, strict=True)
+        ]
+        return Matrix(self.pool, parts, packed_format(types, width, self.int8), gated)
+
+    def unpacked(self, name: str, shape: tuple[int, ...]) -> Rows:
+        values = torch.empty(shape, dtype=torch.float32)
+        self.checkpoint.read_into(name, values)
+        return Rows.of_floats(values.numpy())
+
+    def vector(self, name: str) -> Array:
+        values = torch.empty(self.checkpoint.shapes[name], dtype=torch.float32)
+        self.checkpoint.read_into(name, values)
+        return values.numpy()
