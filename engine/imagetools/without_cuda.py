@@ -1,9 +1,9 @@
 """Lets PyPI's torch run on a machine without a GPU, without the gigabytes of CUDA libraries it is linked to.
 
-The torch that PyPI carries for Linux is the CUDA build: the loader refuses `import torch` unless a dozen of
-CUDA's libraries are there, though a CPU never calls one of them. For each library that torch needs and that is
+The torch that PyPI carries for Linux is the CUDA build: the loader refuses `import torch` without a dozen of
+CUDA's libraries, though a CPU never calls one of them. For each library that torch needs and that is
 not installed, this writes a stub of a few kilobytes beside torch's own libraries. It offers the symbols that
-torch imports, all of them one function that returns an error; torch then finds no GPU, as anywhere without one.
+torch imports, all of them one function that returns an error; torch then finds no GPU, as on any CPU.
 
 usage: python3 -m imagetools.without_cuda SITE_PACKAGES
 """

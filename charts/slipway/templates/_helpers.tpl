@@ -1,0 +1,60 @@
+{{- /* The name of everything the release's operator consists of: RELEASE-operator, at most 63 characters. */ -}}
+{{- define "slipway.operator" -}}
+{{- if hasSuffix "-operator" .Release.Name }}{{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}{{ .Release.Name | trunc 54 | trimSuffix "-" }}-operator
+{{- end }}
+{{- end }}
+
+{{- define "slipway.selector" -}}
+app.kubernetes.io/name: slipway-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "slipway.labels" -}}
+{{ include "slipway.selector" . }}
+app.kubernetes.io/component: operator
+app.kubernetes.io/part-of: slipway
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "slipway.serviceAccount" -}}
+{{- if .Values.serviceAccount.name }}{{ .Values.serviceAccount.name }}
+{{- else if .Values.serviceAccount.create }}{{ include "slipway.operator" . }}
+{{- else }}{{ fail "serviceAccount.create is false: name an existing account in serviceAccount.name" }}
+{{- end }}
+{{- end }}
+
+{{- /* The reference of a component's image: (list $ "engine" .Values.engine.image). */ -}}
+{{- define "slipway.image" -}}
+{{- $root := index . 0 -}}
+{{- with index . 2 }}{{ . }}
+{{- else }}{{ trimSuffix "/" $root.Values.image.registry }}/{{ index . 1 }}:{{ $root.Values.image.tag | default $root.Chart.AppVersion }}
+{{- end }}
+{{- end }}
+
+{{- /* The operator's rights in the namespaces that it serves. Nothing on Secrets, nothing that it does not call. */ -}}
+{{- define "slipway.rules" -}}
+- apiGroups: [slipway.dev]
+  resources: [llmdeployments]
+  verbs: [get, list, watch]
+- apiGroups: [slipway.dev]
+  resources: [llmdeployments/status]
+  verbs: [patch]
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [list]
+{{- end }}
