@@ -13,8 +13,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import msgpack
-
 from slipway_engine.config import EngineConfig
 from slipway_engine.sampling import SamplingParams
 
@@ -164,6 +162,8 @@ _NAMES = {record.__name__: record for record in _MESSAGES}
 
 def encode(message: Message) -> bytes:
     """Return the message as MessagePack."""
+    import msgpack  # here, so that the core can be imported where there is only torch
+
     packed: bytes = msgpack.packb(
         (type(message).__name__, _FIELDS[type(message)](message)), default=_part, use_bin_type=True
     )
@@ -172,6 +172,8 @@ def encode(message: Message) -> bytes:
 
 def decode(data: bytes) -> Message:
     """Return the record in `data`. Raises ValueError where it is none of this module's records."""
+    import msgpack
+
     try:
         name, values = msgpack.unpackb(data, raw=False, strict_map_key=False, use_list=False)
         record = _NAMES[name]

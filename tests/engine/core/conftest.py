@@ -119,7 +119,7 @@ def drive(tiny: Path) -> Callable[..., Driver]:
     def make(**settings: Any) -> Driver:
         base: dict[str, Any] = {
             "model": tiny, "block_size": 4, "max_batch_tokens": 32, "max_num_seqs": 8,
-            "kv_cache_bytes": 1 << 20, "dtype": "float32", "device": "cpu",
+            "kv_cache_bytes": 1 << 20, "dtype": "float32", "device": "cpu", "num_threads": 1,
         }  # fmt: skip
         return Driver(EngineCore(EngineConfig(**{**base, **settings})))
 
