@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import json
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -37,6 +38,8 @@ CONNECTIONS: Final = 64
 Count = Callable[[str, str, str], None]
 """Called with verb, resource and outcome (HTTP status or `error`) of every request."""
 
+# Webhooks and policies may refuse with any client error; their sentence says so.
+_ADMISSION: Final = re.compile(r"admission webhook|AdmissionPolicy|is forbidden:")
 # What the authoriser says when a right is missing; every other 403 comes from admission.
 _NO_RIGHT: Final = (
     " cannot get resource",
@@ -171,8 +174,7 @@ def _translate(what: str, error: dynamic.exceptions.DynamicApiError) -> Operator
         case status if (
             status is not None and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
         ):
-            # An admission webhook may refuse with any client error; its sentence says so.
-            return Denied(message) if "admission webhook" in message else Terminal(text)
+            return Denied(message) if _ADMISSION.search(message) else Terminal(text)
         case _:
             return Retryable(text, after=_retry_after(error))
 

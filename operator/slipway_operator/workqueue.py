@@ -15,7 +15,7 @@ from typing import Generic, TypeVar
 K = TypeVar("K")
 
 BASE_DELAY = 0.5
-MAX_DELAY = 300.0
+MAX_DELAY = 120.0
 
 
 class WorkQueue(Generic[K]):

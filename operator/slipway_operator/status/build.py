@@ -82,7 +82,7 @@ def _sort_out(seen: Observation, plan: Plan | None) -> _Pods:
 
 def _verdict(seen: Observation, pods: _Pods) -> Verdict:
     plan, refusal = (seen.plan, None) if isinstance(seen.plan, Plan) else (None, seen.plan)
-    complete = refusal is None and not seen.problems and pods.complete
+    complete = pods.complete and refusal is None and not seen.problems and _rolled_out(seen, pods.wanted)
     spare = plan.values.max_unavailable if plan is not None else 0
     return Verdict(
         refusal=refusal,
@@ -102,7 +102,7 @@ def _finding(seen: Observation, pods: _Pods) -> Finding:
     if seen.problems:
         return _explain_problem(seen.problems[0], namespace)
     refused = _condition(seen.deployment, "ReplicaFailure")
-    if refused.get("status") == "True" and len(pods.updated) < pods.wanted:
+    if refused.get("status") == "True" and pods.wanted:
         return explain_denial(str(refused.get("message", "")), namespace)
     newest = worst(_explain(pods.updated, seen))
     if newest is not None:
@@ -132,6 +132,15 @@ def _rolling(seen: Observation, pods: _Pods) -> Finding:
         message += f", {len(pods.staying) - pods.wanted} more are to go"
     command = f"kubectl -n {key.namespace} rollout status deployment {key.name}"
     return Finding(Reason.PROGRESSING, message, command, on_the_way=True)
+
+
+def _rolled_out(seen: Observation, wanted: int) -> bool:
+    """Return whether the Deployment has nothing to do either: somebody else may have added to its pods."""
+    if seen.deployment is None:
+        return False
+    status = seen.deployment.get("status") or {}
+    current = status.get("observedGeneration", 0) >= seen.deployment["metadata"].get("generation", 0)
+    return bool(current and status.get("replicas", 0) == status.get("updatedReplicas", 0) == wanted)
 
 
 def _deadline_passed(deployment: Object | None) -> bool:

@@ -31,7 +31,7 @@ _ADVICE: Final = {
     Reason.CONFIG_MISSING: "kubectl -n {namespace} get serviceaccounts && kubectl get priorityclasses",
     Reason.ADMISSION_DENIED: "kubectl get validatingwebhookconfigurations,validatingadmissionpolicies",
 }
-_POD_NAME: Final = re.compile(r'pods "[^"]*" is forbidden: |error looking up service account \S+: ')
+_POD_NAME: Final = re.compile(r'\S+ "[^"]*" is forbidden: |error looking up service account \S+: ')
 
 
 def explain_denial(message: str, namespace: str, what: str = "pods are refused") -> Finding:

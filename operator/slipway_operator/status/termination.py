@@ -28,7 +28,7 @@ _ENGINE_REASONS: Final = {
 
 
 def explain_termination(terminated: Mapping[str, Any], container: str, logs: str) -> Finding | None:
-    """Return why a container ended, or None where it ended as asked. `logs` is the command that tells more."""
+    """Return why a container ended, or None where it ended as asked. `logs` tells more."""
     code = terminated.get("exitCode", 0)
     if terminated.get("reason") == "OOMKilled":
         return Finding(
