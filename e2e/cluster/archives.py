@@ -218,17 +218,31 @@ def from_buildah(name: str, scratch: Path, known_blobs: Path | None = None) -> I
 
 
 @contextmanager
-def as_archive(image: str, scratch: Path) -> Iterator[Path]:
+def as_archive(image: Source, scratch: Path) -> Iterator[Path]:
     """An image as one archive file, for a loader that takes nothing else."""
     scratch.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.TemporaryDirectory(prefix="archive-", dir=scratch) as folder,
-        source(image, scratch) as found,
-    ):
+    with tempfile.TemporaryDirectory(prefix="archive-", dir=scratch) as folder:
         target = Path(folder) / "image.tar"
         with target.open("wb") as stream:
-            write_stream(found, found.blobs(), stream)
+            write_stream(image, image.blobs(), stream)
         yield target
+
+
+def in_docker(name: str) -> bool:
+    """Whether Docker's storage on this machine holds the image."""
+    ask = ["docker", "image", "inspect", name]
+    return bool(shutil.which("docker")) and shell.attempt(ask, timeout=20).returncode == 0
+
+
+@contextmanager
+def from_docker(name: str, scratch: Path) -> Iterator[Archive]:
+    """An image of Docker's storage; engines since version 25 save it as an OCI archive."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="docker-", dir=scratch) as folder:
+        file = Path(folder) / "image.tar"
+        shell.run(["docker", "save", f"--output={file}", name])
+        with open_archive(file) as archive:
+            yield archive
 
 
 @contextmanager
@@ -247,8 +261,11 @@ def source(text: str, scratch: Path, known_blobs: Path | None = None) -> Iterato
     elif in_buildah(text):
         with from_buildah(text, scratch, known_blobs) as layout:
             yield layout
+    elif in_docker(text):
+        with from_docker(text, scratch) as archive:
+            yield archive
     else:
         raise ClusterError(
-            f"{text} is no file, and `buildah images` lists no image of that name; "
+            f"{text} is no file, and neither buildah nor Docker has an image of that name; "
             "build it first, or name an OCI archive."
         )

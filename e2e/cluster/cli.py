@@ -3,6 +3,7 @@
 import argparse
 import importlib
 import json
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -104,7 +105,12 @@ def main(words: Sequence[str]) -> int:
     arguments = parser().parse_args(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up after both in the same way
     try:
-        return run(arguments, Progress())
+        status = run(arguments, Progress())
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,12 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
-from e2e.cluster import archives, gotool, shell
+from e2e.cluster import archives, content, gotool, shell
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.existing import kubectl_on_path
 from e2e.cluster.local.config import audit_policy
 from e2e.cluster.paths import Paths
-from e2e.cluster.progress import Progress
+from e2e.cluster.progress import Progress, Step
 from e2e.cluster.provider import ComponentStatus, Status
 from e2e.cluster.versions import Versions
 
@@ -71,6 +71,11 @@ class KindCluster:
     def folder(self) -> Path:
         """Files of the cluster on the host."""
         return self.paths.cluster / "kind"
+
+    @property
+    def store(self) -> content.Store:
+        """The node's containerd; its files are inside the container."""
+        return content.Store(("docker", "exec", NODE, *content.CLIENT), Path("/nonexistent"))
 
     @property
     def program(self) -> Path:
@@ -178,17 +183,19 @@ class KindCluster:
     def load(self, images: list[str]) -> None:
         """Hands images to kind, which skips those that the node has."""
         for image in images:
-            with self.progress.step(f"Load {image}"):
-                self._load(image)
+            with self.progress.step(f"Load {image}") as step:
+                self._load(image, step)
 
-    def _load(self, image: str) -> None:
-        kind = self._kind()
-        if Path(image).is_file():
-            shell.run([kind, "load", "image-archive", image, f"--name={CLUSTER}"])
-        elif shell.attempt(["docker", "image", "inspect", image], timeout=20).returncode == 0:
+    def _load(self, image: str, step: Step) -> None:
+        kind, scratch = self._kind(), self.paths.cluster / "scratch"
+        if not Path(image).exists() and archives.in_docker(image):
             shell.run([kind, "load", "docker-image", image, f"--name={CLUSTER}"])
-        else:
-            with archives.as_archive(image, self.paths.cluster / "scratch") as archive:
+            return
+        with archives.source(image, scratch) as source:
+            if self.store.has(source):
+                step.note = "is there already"
+                return
+            with archives.as_archive(source, scratch) as archive:
                 shell.run([kind, "load", "image-archive", archive, f"--name={CLUSTER}"])
 
     def restart(self, component: str) -> None:

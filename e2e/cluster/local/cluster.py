@@ -11,14 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from string import Template
 
-from e2e.cluster import archives, build, oci, packages
+from e2e.cluster import archives, build, content, oci, packages
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.files import write_private
 from e2e.cluster.local import (
     cgroups,
     components,
     config,
-    content,
     mounts,
     namespaces,
     network,
@@ -51,7 +50,9 @@ class LocalCluster:
         self.progress = progress
         self.why = why
         self.recipe = Recipe(paths, versions)
-        self.store = content.Store(paths.containerd_socket, paths.containerd)
+        self.store = content.Store(
+            (*content.CLIENT, f"--address={paths.containerd_socket}"), paths.containerd
+        )
 
     @property
     def kube(self) -> Kube:
@@ -167,7 +168,7 @@ class LocalCluster:
             archive.parent.mkdir(parents=True, exist_ok=True)
             oci.write(image, archive)
         with archives.open_archive(archive) as source:
-            if self.store.digests().get(image.name) != source.digest:
+            if not self.store.has(source):
                 with self.progress.step(f"Load {image.name}") as step:
                     self.store.bring(source, step)
 

@@ -1,4 +1,4 @@
-"""Images in the node's containerd: what is there, and bringing in only what is not.
+"""Images in a node's containerd: what is there, and bringing in only what is not.
 
 Containerd's content store names its blobs as an OCI layout does, by digest.
 So an image is sent as an archive that holds only the blobs the store lacks:
@@ -16,21 +16,21 @@ from e2e.cluster.archives import Source, write_stream
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import Step
 
-NAMESPACE = "k8s.io"
+CLIENT = ("ctr", "--namespace=k8s.io")
 BLOBS = Path("io.containerd.content.v1.content/blobs/sha256")
 SANDBOXES = Path("io.containerd.grpc.v1.cri")
 
 
 @dataclass(frozen=True)
 class Store:
-    """The node's containerd, seen by its client and its files."""
+    """A node's containerd: the command line of its client, and its files where they are at hand."""
 
-    socket: Path
+    client: tuple[str, ...]
     root: Path
 
     def ctr(self, *arguments: str) -> list[str]:
-        """The command line of containerd's own client."""
-        return ["ctr", f"--address={self.socket}", f"--namespace={NAMESPACE}", *arguments]
+        """A command of containerd's own client."""
+        return [*self.client, *arguments]
 
     def answers(self) -> bool:
         """Whether containerd runs and serves."""
@@ -42,14 +42,17 @@ class Store:
         fields = [row.split() for row in rows]
         return {row[0]: row[2] for row in fields if len(row) > 2}
 
+    def has(self, source: Source) -> bool:
+        """Whether the node has this very image under this name."""
+        return self.digests().get(source.name) == source.digest
+
     def has_blob(self, digest: str) -> bool:
         """Whether the content store holds a blob."""
         return (self.root / BLOBS / digest.removeprefix("sha256:")).is_file()
 
     def bring(self, source: Source, step: Step) -> bool:
         """Brings in an image; false where the node had this very one under this name."""
-        have = self.digests()
-        if have.get(source.name) == source.digest:
+        if self.has(source):
             return False
         with subprocess.Popen(
             self.ctr("images", "import", "-"),
