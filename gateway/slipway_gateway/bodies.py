@@ -2,7 +2,8 @@
 
 The reader walks the top level only, with the standard library's own C scanner for each value, and remembers
 where every member stands. A member that stands twice is refused: two parsers that read one body differently
-(the gateway's and an engine's) are how a request gets past the rule that it was checked by.
+(the gateway's and an engine's) are how a request gets past the rule that it was checked by. Reading holds up
+everybody else's streams, so what makes it slow is bounded: members, and lists and objects inside them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from json.scanner import make_scanner
 from typing import Any, NoReturn
 
 from slipway_gateway.errors import bad_request
+
+MAX_MEMBERS = 256
+MAX_CONTAINERS = 500_000
+"""Brackets and braces in the body, those in its texts included: a tenth of a second at worst."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
@@ -63,6 +68,8 @@ class Body:
 
 def parse(raw: bytes) -> Body:
     """Read a JSON object, or refuse the request with a sentence."""
+    if raw.count(b"[") + raw.count(b"{") > MAX_CONTAINERS:
+        raise bad_request(f"The body has more than {MAX_CONTAINERS} lists and objects; send fewer.")
     try:
         return _read_object(raw.decode())
     except UnicodeDecodeError as error:
@@ -108,6 +115,8 @@ def _read_members(text: str, at: int, members: dict[str, Member]) -> int:
         name, at = scanstring(text, at + 1, True)
         if name in members:
             raise bad_request("A member of the body stands twice; send each once.", param=name[:64])
+        if len(members) == MAX_MEMBERS:
+            raise bad_request(f"The body has more than {MAX_MEMBERS} members; send fewer.")
         at = _expect(text, _skip(text, at), ":")
         value, end = _scan_once(text, at)
         members[name] = Member(value, at, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from slipway_gateway.settings import AuthMode
 
 from .conftest import OK, SECRETS, Cluster, deployment, tenant_secret, until

@@ -1,4 +1,4 @@
-"""Which pod: least outstanding, ejection, its doubling, the probe, failing open; and the budget for retries."""
+"""Which pod: least outstanding, ejection, its doubling, the probe, failing open; the budget for retries."""
 
 from __future__ import annotations
 

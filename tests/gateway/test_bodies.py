@@ -47,9 +47,11 @@ def test_the_rest_of_the_text_stays_byte_for_byte():
 @pytest.mark.parametrize(
     "raw",
     [
-        b"", b" ", b"null", b"[]", b'"x"', b"{", b'{"a"', b'{"a":', b'{"a":1', b'{"a":1,', b'{"a":1,}', b"{,}",
-        b'{"a":1}x', b"{'a':1}", b'{"a":NaN}', b'{"a":[Infinity]}', b'{"a":01}', b'{a:1}', b'{"a":1 "b":2}',
-        b'{"a":"\x01"}', b"\xef\xbb\xbf{}", b'{"a":"\xff"}', b'{"a":' + b"[" * 200_000, b'{"a":' + b"9" * 5000 + b"}",
+        b"", b" ", b"null", b"[]", b'"x"', b"{", b'{"a"', b'{"a":', b'{"a":1', b'{"a":1,', b'{"a":1,}',
+        b"{,}", b'{"a":1}x', b"{'a':1}", b'{"a":NaN}', b'{"a":[Infinity]}', b'{"a":01}', b'{a:1}',
+        b'{"a":1 "b":2}',
+        b'{"a":"\x01"}', b"\xef\xbb\xbf{}", b'{"a":"\xff"}',
+        b'{"a":' + b"[" * 200_000, b'{"a":' + b"9" * 5000 + b"}",
     ],
 )  # fmt: skip
 def test_what_is_no_json_object_is_refused_with_a_sentence(raw):
@@ -65,8 +67,25 @@ def test_a_member_that_stands_twice_is_refused(text):
         bodies.parse(text.encode())
 
 
-def test_a_hostile_body_of_the_largest_size_costs_little():
-    raw = b'{"model":"x","a":[' + b"[]," * (8 * 1024 * 1024 // 3 - 20) + b"[]]}"
+SIZE = 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b'{"model":"x","a":[' + b"[]," * (SIZE // 3 - 20) + b"[]]}",
+        b'{"model":"x"' + b"".join(b',"%d":1' % number for number in range(SIZE // 12)) + b"}",
+    ],
+    ids=["lists", "members"],
+)
+def test_a_body_made_to_hold_up_others_is_refused_at_once(raw):
     start = time.perf_counter()
-    bodies.parse(raw)
-    assert time.perf_counter() - start < 5
+    with pytest.raises(errors.GatewayError, match="more than"):
+        bodies.parse(raw)
+    assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize("piece", [b"1,", b'"",', b"1e9,"])
+def test_the_largest_body_of_numbers_is_read(piece):
+    raw = b'{"model":"x","a":[' + piece * ((SIZE - 40) // len(piece)) + b"1]}"
+    assert bodies.parse(raw).get("model") == "x"
