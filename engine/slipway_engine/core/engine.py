@@ -16,27 +16,17 @@ import torch
 
 from slipway_engine.config import EngineConfig
 from slipway_engine.core import admission
-from slipway_engine.core.device import (
-    allocate_caches,
-    choose_backends,
-    choose_device,
-    choose_dtype,
-    set_threads,
-)
+from slipway_engine.core.device import choose_backend, set_threads
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.messages import CoreStats, FinishReason, NewRequest, Ready, RequestOutput, StepOutput
-from slipway_engine.core.needs import needs_of
 from slipway_engine.core.randomness import stream_of
 from slipway_engine.core.request import Request
-from slipway_engine.core.runner import Runner
 from slipway_engine.core.sampler import Sampled
 from slipway_engine.core.scheduler import Scheduled, Scheduler
 from slipway_engine.kv.blocks import BlockPool
 from slipway_engine.kv.hashing import root
 from slipway_engine.kv.plan import Asked, MemoryPlan, plan
-from slipway_engine.loading.checkpoint import Checkpoint, open_checkpoint
-from slipway_engine.loading.weights import load
-from slipway_engine.models.linear import plain
+from slipway_engine.loading.checkpoint import open_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -53,20 +43,18 @@ class EngineCore:
         machine = machine or Machine()
         admission.check_config(config)
         threads = set_threads(config, machine)
-        self._device = choose_device(config.device)
         phases = _Phases()
         checkpoint = open_checkpoint(config.model)
         model = checkpoint.config
-        self._dtype = choose_dtype(config.dtype, model.dtype, self._device, machine)
-        self._backends = choose_backends(self._device, self._dtype)
+        self._backend = choose_backend(config, checkpoint, machine)
         phases.end("open")
-        self.memory = self._plan(config, checkpoint, machine)
+        self.memory = self._plan(config, machine)
         log.info("%s; %d threads", self.memory.sentence(), threads)
-        self._runner = self._load(config, checkpoint)
+        self._runner = self._backend.load(self.memory, config.block_size, _progress)
         phases.end("weights")
         self._config = config
         self._eos = frozenset(model.eos_token_ids)
-        self._salted = (model.architecture, str(self._dtype), config.block_size)
+        self._salted = (model.architecture, self._backend.dtype, config.block_size)
         self._pool = BlockPool(self.memory.num_blocks)
         self._scheduler = Scheduler(
             self._pool,
@@ -87,8 +75,8 @@ class EngineCore:
             num_kv_blocks=self.memory.num_blocks,
             block_size=config.block_size,
             max_num_seqs=config.max_num_seqs,
-            dtype=str(self._dtype).removeprefix("torch."),
-            device=self._device.type,
+            dtype=self._backend.dtype,
+            device=self._backend.device,
             eos_token_ids=model.eos_token_ids,
             load_seconds=phases.seconds,
         )
@@ -164,15 +152,8 @@ class EngineCore:
         assert not self.has_work(), "the core is not idle"
         assert self._pool.used == 0, f"{self._pool.used} blocks leaked"
 
-    def _plan(self, config: EngineConfig, checkpoint: Checkpoint, machine: Machine) -> MemoryPlan:
-        if self._device.type == "cuda":
-            available, limit = torch.cuda.mem_get_info(self._device)
-            baseline = limit - available
-        else:
-            baseline, limit = machine.resident(), machine.memory_limit()
-            available = machine.memory_available()
-        packed = self._backends.linear is not plain
-        needs = needs_of(checkpoint.config, self._dtype, baseline, packed)
+    def _plan(self, config: EngineConfig, machine: Machine) -> MemoryPlan:
+        memory = self._backend.memory(machine)
         asked = Asked(
             config.max_model_len,
             config.max_num_seqs,
@@ -181,18 +162,8 @@ class EngineCore:
             config.kv_cache_bytes,
             config.memory_percent,
         )
-        return plan(needs, asked, limit, available * config.memory_percent // 100)
-
-    @torch.inference_mode()
-    def _load(self, config: EngineConfig, checkpoint: Checkpoint) -> Runner:
-        decoder = load(
-            checkpoint, self._backends.linear, self._device, self._dtype, self.memory.max_model_len, _progress
-        )
-        caches = allocate_caches(
-            checkpoint.config, self.memory.num_blocks, config.block_size, self._device, self._dtype
-        )
-        attention = self._backends.attention(checkpoint.config, caches)
-        return Runner(decoder, attention, config.block_size, self._device, self._dtype)
+        available = memory.available * config.memory_percent // 100
+        return plan(self._backend.needs(memory.baseline), asked, memory.limit, available)
 
     def _stop_ids(self, request: NewRequest) -> frozenset[int]:
         own = frozenset(request.sampling.stop_token_ids)
@@ -208,7 +179,7 @@ class EngineCore:
         for row in scheduled:
             row.request.started = row.request.started or began
         sampling, logits = self._runner.run(scheduled)
-        sampled = self._backends.sample(logits, [row.request for row in sampling]) if sampling else []
+        sampled = self._backend.sample(logits, [row.request for row in sampling]) if sampling else []
         for row in scheduled:
             self._scheduler.advance(row)
         now = time.monotonic()

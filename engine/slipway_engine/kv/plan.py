@@ -29,6 +29,7 @@ class Needs:
     kv_bytes_per_token_layer: int
     activation_bytes_per_token: int
     vocab_size: int
+    rotary_bytes_per_token: int
     gather_tokens: int
     max_position: int
     mask_itemsize: int
@@ -71,17 +72,10 @@ class MemoryPlan:
 def plan(needs: Needs, asked: Asked, limit: int, available: int) -> MemoryPlan:
     """Divide the memory; raises `DoesNotFit` with the sum and the way out."""
     usable = min(limit * asked.memory_percent // 100, needs.baseline + available)
-    length = asked.max_model_len or needs.max_position
-    while True:
-        workspace = _workspace(needs, asked, length)
-        left = usable - needs.baseline - OTHER_PROCESS - needs.weights - max(workspace, needs.load_peak)
-        blocks = _blocks(needs, asked, left)
-        fitting = blocks * asked.block_size
-        if fitting >= length or (asked.kv_cache_bytes is not None and blocks > 0 and left >= 0):
-            break
-        if asked.max_model_len is not None or fitting < asked.block_size:
-            raise DoesNotFit(_refusal(needs, asked, limit, usable, workspace, length))
-        length = fitting
+    length = asked.max_model_len or _longest(needs, asked, usable)
+    blocks = _blocks(needs, asked, usable, length)
+    if not _enough(asked, blocks, length):
+        raise DoesNotFit(_refusal(needs, asked, limit, usable, length))
     return MemoryPlan(
         max_model_len=length,
         num_blocks=blocks,
@@ -89,36 +83,55 @@ def plan(needs: Needs, asked: Asked, limit: int, available: int) -> MemoryPlan:
         usable=usable,
         baseline=needs.baseline + OTHER_PROCESS,
         weights=needs.weights,
-        workspace=max(workspace, needs.load_peak),
+        workspace=_workspace(needs, asked, length),
         kv_cache=(blocks + 1) * _block_bytes(needs, asked),
     )
+
+
+def _longest(needs: Needs, asked: Asked, usable: int) -> int:
+    """Return the greatest length up to the model's own for which there is memory, at least one block."""
+    low, high = min(asked.block_size, needs.max_position), needs.max_position
+    while low < high:
+        middle = (low + high + 1) // 2
+        if _enough(asked, _blocks(needs, asked, usable, middle), middle):
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _enough(asked: Asked, blocks: int, length: int) -> bool:
+    """One request of full length must fit, unless the cache's size was asked for."""
+    return blocks > 0 and (asked.kv_cache_bytes is not None or blocks * asked.block_size >= length)
 
 
 def _block_bytes(needs: Needs, asked: Asked) -> int:
     return needs.kv_bytes_per_token * asked.block_size
 
 
-def _blocks(needs: Needs, asked: Asked, left: int) -> int:
+def _blocks(needs: Needs, asked: Asked, usable: int, length: int) -> int:
     """Return how many blocks fit, the padding block not counted."""
+    left = usable - needs.baseline - OTHER_PROCESS - needs.weights - _workspace(needs, asked, length)
     room = left if asked.kv_cache_bytes is None else min(left, asked.kv_cache_bytes)
     return max(0, room // _block_bytes(needs, asked) - 1)
 
 
 def _workspace(needs: Needs, asked: Asked, length: int) -> int:
-    """Return the most that one step allocates beside the cache."""
+    """Return the most that loading or one step allocates beside weights and cache."""
     activations = asked.max_batch_tokens * needs.activation_bytes_per_token
     logits = SAMPLER_COPIES * asked.max_num_seqs * needs.vocab_size * 4
     gathered = 2 * max(needs.gather_tokens, length) * needs.kv_bytes_per_token_layer
     masks = 2 * asked.max_batch_tokens * length * needs.mask_itemsize
-    return activations + logits + gathered + masks
+    step = activations + logits + gathered + masks + length * needs.rotary_bytes_per_token
+    return max(step, needs.load_peak)
 
 
-def _refusal(needs: Needs, asked: Asked, limit: int, usable: int, workspace: int, length: int) -> str:
+def _refusal(needs: Needs, asked: Asked, limit: int, usable: int, length: int) -> str:
     cache = (-(-length // asked.block_size) + 1) * _block_bytes(needs, asked)
     parts = {
         "process": needs.baseline + OTHER_PROCESS,
         "weights": needs.weights,
-        "workspace": max(workspace, needs.load_peak),
+        "workspace": _workspace(needs, asked, length),
         f"KV cache for one request of {length} tokens": cache,
     }
     total = sum(parts.values())

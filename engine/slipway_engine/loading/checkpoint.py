@@ -35,7 +35,7 @@ class Checkpoint(Protocol):
         """Copy the tensor `name` into `out`, a contiguous tensor of its shape, converting to its dtype."""
 
     def stored(self, name: str) -> tuple[str, Bytes]:
-        """Return the type of the tensor `name` as the file names it (GGML's names), and its bytes row by row."""
+        """Return the type of the tensor `name` in GGML's names, and its bytes row by row."""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

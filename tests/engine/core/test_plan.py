@@ -17,6 +17,7 @@ NEEDS = Needs(
     kv_bytes_per_token_layer=1536,
     activation_bytes_per_token=40000,
     vocab_size=49152,
+    rotary_bytes_per_token=256,
     gather_tokens=32768,
     max_position=8192,
     mask_itemsize=4,
@@ -54,6 +55,11 @@ def test_the_limit_that_a_refusal_names_is_enough() -> None:
         plan(NEEDS, asked, 1700 * MIB, LOTS)
     named = int(str(refused.value).rsplit("at least ", 1)[1].split()[0])
     assert plan(NEEDS, asked, named * MIB, LOTS).max_model_len == 8192
+
+
+def test_a_context_far_beyond_the_memory_is_shortened_too() -> None:
+    made = plan(replace(NEEDS, max_position=1 << 24), ASKED, 2 << 30, LOTS)
+    assert 1000 < made.max_model_len <= made.num_blocks * 16
 
 
 def test_weights_that_cannot_fit_say_so() -> None:

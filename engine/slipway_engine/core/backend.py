@@ -1,0 +1,61 @@
+"""The seam below the scheduler: who holds the weights and the cache, computes a plan and samples from it.
+
+One backend is chosen when the engine starts. Nothing above it knows the device, the type or the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import torch
+
+from slipway_engine.core.machine import Machine
+from slipway_engine.core.request import Request
+from slipway_engine.core.sampler import Sampled
+from slipway_engine.core.scheduler import Scheduled
+from slipway_engine.kv.plan import MemoryPlan, Needs
+
+Progress: TypeAlias = Callable[[int, int], None]
+"""Told how many of how many layers are loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of the device: what this process holds, what it may hold, what nobody holds."""
+
+    baseline: int
+    limit: int
+    available: int
+
+
+class StepRunner(Protocol):
+    """A loaded model with its cache."""
+
+    def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
+        """Compute a plan. Returns the rows that sample, and their logits (float32) in the same order."""
+
+
+class Backend(Protocol):
+    """A way to run one checkpoint on one device."""
+
+    @property
+    def device(self) -> str:
+        """The device's kind: cpu or cuda."""
+
+    @property
+    def dtype(self) -> str:
+        """The type that it computes in, as torch names it."""
+
+    def memory(self, machine: Machine) -> Memory:
+        """Return the device's memory as of now."""
+
+    def needs(self, baseline: int) -> Needs:
+        """Return what the memory plan must know of the model on this device."""
+
+    def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> StepRunner:
+        """Read the weights and allocate the cache that was planned."""
+
+    def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[Sampled]:
+        """Choose the next token of each row; the logits may be overwritten."""
