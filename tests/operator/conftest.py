@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from slipway_api import names
-from slipway_operator.kinds import Object
+from slipway_operator.diff import LIST_KEYS
+from slipway_operator.errors import Missing
+from slipway_operator.kinds import Key, Kind, Object, key_of
 from slipway_operator.plan import Plan, make_plan
 from slipway_operator.plan.render import LABEL_REVISION
 
@@ -106,3 +108,114 @@ class Recorded:
 @pytest.fixture(scope="session")
 def recorded() -> Recorded:
     return Recorded()
+
+
+class Killed(BaseException):
+    """The operator was killed: nothing catches this."""
+
+
+class Server:
+    """An API server in memory with server-side apply as far as the operator relies on it.
+
+    The real one is used in `e2e/`; this one can be made to fail at every single write.
+    """
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[Kind, Key], Object] = {}
+        self.writes: list[str] = []
+        self.refuse: dict[str, Exception] = {}
+        """By plural (or plural/subresource): what a write to it answers."""
+        self.kill_at: tuple[int, bool] | None = None
+        """Number of the write at which to kill, and whether the write still happens."""
+        self.events: list[Object] = []
+        self._version = 100
+
+    def put(self, kind: Kind, obj: Object) -> Object:
+        self._version += 1
+        stored = copy.deepcopy(obj)
+        stored["metadata"]["resourceVersion"] = str(self._version)
+        stored["metadata"].setdefault("uid", f"uid-{self._version}")
+        self.objects[kind, key_of(stored)] = stored
+        return copy.deepcopy(stored)
+
+    def listing(self, kind: Kind) -> list[Object]:
+        return [copy.deepcopy(obj) for (k, _), obj in self.objects.items() if k == kind]
+
+    async def list(
+        self, kind: Kind, namespace: str | None, *, labels: str | None = None
+    ) -> tuple[list[Object], int]:
+        return self.listing(kind), self._version
+
+    async def get(self, kind: Kind, key: Key) -> Object | None:
+        return copy.deepcopy(self.objects.get((kind, key)))
+
+    async def pod_events(self, namespace: str, pod_uid: str, reason: str) -> list[Object]:
+        return self.events
+
+    async def apply(
+        self, kind: Kind, key: Key, body: Object, *, subresource: str | None = None, force: bool = True
+    ) -> Object:
+        what = f"{kind.plural}/{subresource}" if subresource else kind.plural
+        if what in self.refuse:
+            raise self.refuse[what]
+        live = self.objects.get((kind, key))
+        if subresource and live is None:
+            raise Missing(f"{what} {key} not found")
+        self._kill(before=True)
+        self.writes.append(f"{what} {key}")
+        applied = self.put(kind, _applied(live or {"metadata": {}}, body, subresource))
+        self._kill(before=False)
+        return applied
+
+    def _kill(self, *, before: bool) -> None:
+        if self.kill_at is None:
+            return
+        number, happens = self.kill_at
+        if len(self.writes) + (1 if before else 0) == number and before is not happens:
+            raise Killed
+
+
+def _applied(live: Object, body: Object, subresource: str | None) -> Object:
+    """Return `live` with `body` applied: our fields replace ours of before, those of others stay."""
+    result = copy.deepcopy(live)
+    if subresource:
+        result[subresource] = copy.deepcopy(body[subresource])
+        fields = {f"f:{subresource}": fields_of(body[subresource])}
+    else:
+        generation = live["metadata"].get("generation", 0)
+        result |= copy.deepcopy({k: v for k, v in body.items() if k != "metadata"})
+        result["metadata"] = {**live["metadata"], **copy.deepcopy(body["metadata"])}
+        result["metadata"]["generation"] = generation + (live.get("spec") != body["spec"])
+        rest = ("name", "namespace", "uid")
+        fields = {"f:metadata": fields_of({k: v for k, v in body["metadata"].items() if k not in rest})}
+        fields["f:spec"] = fields_of(body["spec"])
+    entry = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}
+    if subresource:
+        entry["subresource"] = subresource
+    others = [
+        e
+        for e in live["metadata"].get("managedFields", [])
+        if e["manager"] != names.FIELD_MANAGER or e.get("subresource") != subresource
+    ]
+    result["metadata"]["managedFields"] = [*others, entry]
+    return result
+
+
+def fields_of(value: Any, field: str = "") -> Object:
+    """Return the fieldsV1 of a value: keyed lists by key, every other list as one value."""
+    if isinstance(value, dict):
+        return {f"f:{name}": fields_of(sub, name) for name, sub in value.items()}
+    keys = LIST_KEYS.get(field)
+    if isinstance(value, list) and keys:
+        return {f"k:{json.dumps({key: item[key] for key in keys})}": fields_of(item) for item in value}
+    return {}
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture(scope="session")
+def killed() -> type[Killed]:
+    return Killed

@@ -41,8 +41,14 @@ def test_the_children_carry_labels_owner_and_nothing_of_the_parents_metadata(rec
         assert meta["labels"] == names.labels_of("chat")
         assert "annotations" not in meta
         assert meta["ownerReferences"] == [
-            {"apiVersion": names.API_VERSION, "kind": "LLMDeployment", "name": "chat", "uid": "uid-of-chat", "controller": True}
-        ]  # fmt: skip
+            {
+                "apiVersion": names.API_VERSION,
+                "kind": "LLMDeployment",
+                "name": "chat",
+                "uid": "uid-of-chat",
+                "controller": True,
+            }
+        ]
 
 
 def test_the_service_selects_the_pods_of_any_revision(recorded):
@@ -116,9 +122,13 @@ def test_the_pod_is_restricted(recorded):
 
 def test_every_setting_becomes_a_flag(recorded):
     engine = {
-        "image": "mine:2", "maxModelLen": 2048, "maxNumSeqs": 8, "maxBatchTokens": 256,
-        "memoryPercent": 50, "prefixCaching": False,
-    }  # fmt: skip
+        "image": "mine:2",
+        "maxModelLen": 2048,
+        "maxNumSeqs": 8,
+        "maxBatchTokens": 256,
+        "memoryPercent": 50,
+        "prefixCaching": False,
+    }
     parent = recorded.parent(
         model={"source": "file:///m", "servedNames": ["a", "b"]},
         engine=engine,
@@ -158,10 +168,16 @@ def test_a_resource_that_the_user_mentions_is_the_users_alone(recorded):
 
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE.values() if e.resource], ids=lambda e: e.name)
 def test_an_accelerator_is_requested_and_its_nodes_are_required(recorded, entry):
-    user = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
-        {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
-        {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]},
-    ]}}}  # fmt: skip
+    user = {
+        "nodeAffinity": {
+            "requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}]},
+                    {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]},
+                ]
+            }
+        }
+    }
     for affinity in ({}, user):
         plan = recorded.plan(
             recorded.parent(accelerator={"type": entry.name}, podTemplate={"affinity": affinity})
@@ -180,13 +196,16 @@ def test_the_overlay_reaches_the_pod_and_our_labels_win(recorded):
     overlay = {
         "labels": {"team": "a", names.LABEL_DEPLOYMENT: "other"},
         "annotations": {"a": "b"},
-        "env": [{"name": "HOME", "value": "/data"}, {"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        "env": [
+            {"name": "HOME", "value": "/data"},
+            {"name": "K", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
+        ],
         "nodeSelector": {"disk": "ssd"},
         "tolerations": [{"key": "gpu", "operator": "Exists"}],
         "priorityClassName": "high",
         "serviceAccountName": "runner",
         "imagePullSecrets": ["pull"],
-    }  # fmt: skip
+    }
     plan = recorded.plan(recorded.parent(podTemplate=overlay, rollout={"restartToken": "again"}))
     template = plan.children[DEPLOYMENT]["spec"]["template"]
     assert template["metadata"]["labels"][names.LABEL_DEPLOYMENT] == "chat"
@@ -206,8 +225,10 @@ def test_what_shapes_pods_changes_the_revision_and_nothing_else_does(recorded):
     for same in ({"replicas": 7}, {"suspend": True}, {"rollout": {"maxSurge": 3}}):
         assert recorded.plan(recorded.parent(**same)).revision == revision
     for other in (
-        {"rollout": {"restartToken": "1"}}, {"engine": {"maxNumSeqs": 2}}, {"podTemplate": {"annotations": {"a": "b"}}},
-    ):  # fmt: skip
+        {"rollout": {"restartToken": "1"}},
+        {"engine": {"maxNumSeqs": 2}},
+        {"podTemplate": {"annotations": {"a": "b"}}},
+    ):
         assert recorded.plan(recorded.parent(**other)).revision != revision
 
 
@@ -252,25 +273,46 @@ def test_a_rollout_can_always_move(surge, unavailable):
 
 
 specs = st.fixed_dictionaries(
-    {"model": st.fixed_dictionaries({"source": st.sampled_from(["file:///m", "hf://a/b", "pvc://c", "https://h/m.gguf"])})},
+    {
+        "model": st.fixed_dictionaries(
+            {"source": st.sampled_from(["file:///m", "hf://a/b", "pvc://c", "https://h/m.gguf"])}
+        )
+    },
     optional={
         "replicas": st.integers(0, 9),
         "suspend": st.booleans(),
         "engine": st.fixed_dictionaries(
-            {}, optional={"maxNumSeqs": st.integers(1, 99), "prefixCaching": st.booleans(), "image": st.just("i:1")}
+            {},
+            optional={
+                "maxNumSeqs": st.integers(1, 99),
+                "prefixCaching": st.booleans(),
+                "image": st.just("i:1"),
+            },
         ),
         "accelerator": st.fixed_dictionaries({"type": st.sampled_from(sorted(CATALOGUE))}),
-        "rollout": st.fixed_dictionaries({}, optional={"maxSurge": st.integers(1, 3), "drainSeconds": st.integers(0, 9)}),
+        "rollout": st.fixed_dictionaries(
+            {}, optional={"maxSurge": st.integers(1, 3), "drainSeconds": st.integers(0, 9)}
+        ),
         "podTemplate": st.fixed_dictionaries(
             {},
             optional={
-                "labels": st.dictionaries(st.sampled_from(["a", names.LABEL_DEPLOYMENT]), st.just("v"), max_size=2),
-                "env": st.lists(st.fixed_dictionaries({"name": st.sampled_from("ABC"), "value": st.text("x", max_size=2)}), max_size=2, unique_by=lambda e: e["name"]),
-                "resources": st.fixed_dictionaries({}, optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), st.just("1"))}),
+                "labels": st.dictionaries(
+                    st.sampled_from(["a", names.LABEL_DEPLOYMENT]), st.just("v"), max_size=2
+                ),
+                "env": st.lists(
+                    st.fixed_dictionaries(
+                        {"name": st.sampled_from("ABC"), "value": st.text("x", max_size=2)}
+                    ),
+                    max_size=2,
+                    unique_by=lambda e: e["name"],
+                ),
+                "resources": st.fixed_dictionaries(
+                    {}, optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), st.just("1"))}
+                ),
             },
         ),
     },
-)  # fmt: skip
+)
 
 
 @given(specs)

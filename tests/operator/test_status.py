@@ -106,15 +106,45 @@ def test_a_missing_pull_secret_is_told_from_the_pods_events(recorded):
 @pytest.mark.parametrize(
     ("deployment", "reason", "says", "run"),
     [
-        ("deployment-quota", Reason.QUOTA_EXCEEDED, "exceeded quota: q, requested: requests.memory=2Gi", "resourcequota"),
-        ("deployment-quota-must", Reason.QUOTA_EXCEEDED, "must specify limits.cpu for: engine", "resourcequota"),
-        ("deployment-limit", Reason.LIMIT_RANGE_VIOLATED, "maximum memory usage per Container is 1Gi", "limitrange"),
+        (
+            "deployment-quota",
+            Reason.QUOTA_EXCEEDED,
+            "exceeded quota: q, requested: requests.memory=2Gi",
+            "resourcequota",
+        ),
+        (
+            "deployment-quota-must",
+            Reason.QUOTA_EXCEEDED,
+            "must specify limits.cpu for: engine",
+            "resourcequota",
+        ),
+        (
+            "deployment-limit",
+            Reason.LIMIT_RANGE_VIOLATED,
+            "maximum memory usage per Container is 1Gi",
+            "limitrange",
+        ),
         ("deployment-sa", Reason.CONFIG_MISSING, 'serviceaccount "nosa" not found', "get serviceaccounts"),
-        ("deployment-priority", Reason.CONFIG_MISSING, "no PriorityClass with name nopc", "get priorityclasses"),
-        ("deployment-pod-security", Reason.POD_SECURITY_DENIED, 'violates PodSecurity "restricted', "get namespace team"),
-        ("deployment-policy", Reason.ADMISSION_DENIED, "only images of registry.example.com may run", "admissionpol"),
+        (
+            "deployment-priority",
+            Reason.CONFIG_MISSING,
+            "no PriorityClass with name nopc",
+            "get priorityclasses",
+        ),
+        (
+            "deployment-pod-security",
+            Reason.POD_SECURITY_DENIED,
+            'violates PodSecurity "restricted',
+            "get namespace team",
+        ),
+        (
+            "deployment-policy",
+            Reason.ADMISSION_DENIED,
+            "only images of registry.example.com may run",
+            "admissionpol",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_recorded_refusal_is_explained(recorded, deployment, reason, says, run):
     parent = recorded.parent()
     status = build_status(observe(recorded, parent, deployment=recorded.deployment(parent, deployment)))
@@ -320,9 +350,12 @@ def test_one_missing_replica_is_not_ready_but_available_where_the_rollout_allows
 def test_a_failing_rollout_is_told_while_the_old_pods_serve(recorded):
     old, new = recorded.parent(), recorded.parent(engine={"image": "registry.invalid/nothing:1"})
     seen = observe(
-        recorded, new, recorded.ready(old), recorded.pod(new, "pod-pull", name="chat-2-a"),
+        recorded,
+        new,
+        recorded.ready(old),
+        recorded.pod(new, "pod-pull", name="chat-2-a"),
         deployment=recorded.deployment(new, replicas=2, updatedReplicas=1),
-    )  # fmt: skip
+    )
     status = build_status(seen)
     assert (status["replicas"], status["readyReplicas"], status["updatedReplicas"]) == (2, 1, 1)
     assert conditions(status)["Available"][0] == "True"

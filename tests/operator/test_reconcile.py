@@ -1,0 +1,297 @@
+"""Reconciles from end to end: they converge, from any interruption, and then write nothing more."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+
+import pytest
+
+from slipway_api.conditions import Reason
+from slipway_operator.errors import Conflict, Denied, NotPermitted, Retryable, Terminal
+from slipway_operator.freshness import Freshness
+from slipway_operator.intake import Intake, matters
+from slipway_operator.kinds import DEPLOYMENT, PARENT, PDB, POD, SERVICE, WATCHED, Key
+from slipway_operator.metrics import Metrics
+from slipway_operator.reconcile import Reconciler
+from slipway_operator.relist import Relister
+from slipway_operator.store import Store
+from slipway_operator.worker import work
+from slipway_operator.workqueue import WorkQueue
+
+KEY = Key("team", "chat")
+
+
+class Operator:
+    """The operator without its watches: it knows what a relist told it and what it wrote itself."""
+
+    def __init__(self, server, image):
+        self.server, self.store, self.queue = server, Store(), WorkQueue()
+        self.freshness, self.metrics = Freshness(60), Metrics()
+        self.intake = Intake(self.store, self.queue, self.freshness, self.metrics)
+        self.relister = Relister(server, self.intake, [None], 300)
+        self.reconciler = Reconciler(
+            self.store, server, image, self.intake.remember, now=lambda: "2026-01-01T00:00:00Z"
+        )
+
+    async def reconcile(self, key=KEY):
+        await self.relister.fill()
+        return await self.reconciler.reconcile(key)
+
+
+@pytest.fixture
+def operator(server, recorded):
+    return Operator(server, recorded.image)
+
+
+@pytest.fixture
+def parent(server, recorded):
+    server.put(PARENT, recorded.parent())
+    return server.objects[PARENT, KEY]
+
+
+def reason(server):
+    condition = next(c for c in server.objects[PARENT, KEY]["status"]["conditions"] if c["type"] == "Ready")
+    return condition["reason"]
+
+
+async def test_children_and_status_come_into_being_and_then_nothing_is_written(server, operator, parent):
+    assert await operator.reconcile() == []
+    assert {kind for kind, _ in server.objects} == {PARENT, DEPLOYMENT, SERVICE, PDB}
+    assert server.writes == [
+        "services team/chat",
+        "poddisruptionbudgets team/chat",
+        "deployments team/chat",
+        "llmdeployments/status team/chat",
+    ]
+    server.writes.clear()
+    await operator.reconcile()
+    assert server.writes == []
+
+
+async def test_own_writes_count_before_any_watch_tells_of_them(server, operator, parent):
+    await operator.reconcile()
+    server.writes.clear()
+    await operator.reconciler.reconcile(KEY)  # without a relist
+    assert server.writes == []
+
+
+async def test_a_new_operator_of_the_same_version_writes_nothing(server, operator, parent, recorded):
+    await operator.reconcile()
+    server.writes.clear()
+    await Operator(server, recorded.image).reconcile()
+    assert server.writes == []
+
+
+@pytest.mark.parametrize("happens", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("change", [{}, {"replicas": 3}], ids=["creating", "changing"])
+async def test_a_kill_at_any_write_ends_in_the_same_state(server, recorded, killed, number, happens, change):
+    server.put(PARENT, recorded.parent())
+    if change:
+        await Operator(server, recorded.image).reconcile()
+        server.put(
+            PARENT,
+            {**recorded.parent(generation=2, **change), "status": server.objects[PARENT, KEY]["status"]},
+        )
+    server.writes.clear()
+    undisturbed = copy.deepcopy(server)
+    await Operator(undisturbed, recorded.image).reconcile()
+
+    server.kill_at = (number, happens)
+    if number <= len(undisturbed.writes):
+        with pytest.raises(killed):
+            await Operator(server, recorded.image).reconcile()
+    server.kill_at = None
+    await Operator(server, recorded.image).reconcile()
+    assert bare(server) == bare(undisturbed)
+    server.writes.clear()
+    await Operator(server, recorded.image).reconcile()
+    assert server.writes == []
+
+
+def bare(server):
+    """Return all objects without what differs by nature: versions and UIDs."""
+    objects = copy.deepcopy(server.objects)
+    for obj in objects.values():
+        obj["metadata"].pop("resourceVersion", None)
+        obj["metadata"].pop("uid", None)
+    return objects
+
+
+@pytest.mark.parametrize("kind", [DEPLOYMENT, SERVICE, PDB], ids=lambda kind: kind.kind)
+async def test_an_edited_and_a_deleted_child_come_back(server, operator, parent, kind):
+    await operator.reconcile()
+    wanted = copy.deepcopy(server.objects[kind, KEY]["spec"])
+    edited = copy.deepcopy(server.objects[kind, KEY])
+    edited["spec"]["selector"] = {"evil": "twin"}
+    server.put(kind, edited)
+    await operator.reconcile()
+    assert server.objects[kind, KEY]["spec"] == wanted
+    del server.objects[kind, KEY]
+    await operator.reconcile()
+    assert server.objects[kind, KEY]["spec"] == wanted
+
+
+async def test_a_strangers_object_is_left_alone_and_told_about(server, operator, parent):
+    stranger = {"metadata": {"name": "chat", "namespace": "team"}, "spec": {"mine": True}}
+    server.put(DEPLOYMENT, stranger)
+    problems = await operator.reconcile()
+    assert [p.reason for p in problems] == [Reason.CHILD_CONFLICT]
+    assert "controlled by nobody; delete it or give the LLMDeployment another name" in problems[0].message
+    assert server.objects[DEPLOYMENT, KEY]["spec"] == {"mine": True}
+    assert reason(server) == Reason.CHILD_CONFLICT
+    del server.objects[DEPLOYMENT, KEY]
+    assert await operator.reconcile() == []
+    assert reason(server) != Reason.CHILD_CONFLICT
+
+
+@pytest.mark.parametrize("owner", [{"uid": "uid-of-chat", "gone": True}, {"uid": "uid-of-its-predecessor"}])
+async def test_a_child_on_its_way_out_is_waited_for(server, operator, parent, owner):
+    meta = {"name": "chat", "namespace": "team"}
+    if owner.get("gone"):
+        meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    reference = {"kind": "LLMDeployment", "name": "chat", "uid": owner["uid"], "controller": True}
+    server.put(DEPLOYMENT, {"metadata": {**meta, "ownerReferences": [reference]}, "spec": {}})
+    problems = await operator.reconcile()
+    assert [p.reason for p in problems] == [Reason.TERMINATING]
+    assert server.objects[DEPLOYMENT, KEY]["spec"] == {}
+
+
+async def test_a_refused_child_is_told_and_the_others_are_made(server, operator, parent):
+    server.refuse["deployments"] = Denied('deployments.apps "chat" is forbidden: exceeded quota: q')
+    problems = await operator.reconcile()
+    assert [(p.kind, p.reason) for p in problems] == [(DEPLOYMENT, Reason.ADMISSION_DENIED)]
+    assert (SERVICE, KEY) in server.objects
+    assert reason(server) == Reason.QUOTA_EXCEEDED
+    server.refuse.clear()
+    assert await operator.reconcile() == []
+    assert (DEPLOYMENT, KEY) in server.objects
+
+
+@pytest.mark.parametrize("error", [Terminal("no such field"), NotPermitted("cannot patch resource")])
+async def test_a_child_that_can_not_be_written_at_all_is_told(server, operator, parent, error):
+    server.refuse["services"] = error
+    assert [p.reason for p in await operator.reconcile()] == [Reason.APPLY_FAILED]
+    assert reason(server) == Reason.APPLY_FAILED
+
+
+async def test_an_unreadable_object_gets_a_sentence_and_keeps_its_children(server, operator, recorded):
+    server.put(PARENT, recorded.parent())
+    await operator.reconcile()
+    server.put(PARENT, recorded.parent(generation=2, replicas="many"))
+    assert await operator.reconcile() == []
+    assert reason(server) == Reason.INVALID_SPEC
+    assert {(DEPLOYMENT, KEY), (SERVICE, KEY), (PDB, KEY)} <= set(server.objects)
+    server.put(PARENT, recorded.parent(generation=3, replicas=2))
+    await operator.reconcile()
+    assert reason(server) == Reason.PROGRESSING
+    assert server.objects[DEPLOYMENT, KEY]["spec"]["replicas"] == 2
+
+
+async def test_an_object_that_is_going_or_gone_is_left_to_the_garbage_collector(server, operator, recorded):
+    going = recorded.parent()
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    server.put(PARENT, going)
+    assert await operator.reconcile() == ()
+    assert await operator.reconcile(Key("team", "nobody")) == ()
+    assert server.writes == []
+
+
+async def test_an_object_deleted_during_its_reconcile_is_no_error(server, operator, parent):
+    await operator.relister.fill()
+    del server.objects[PARENT, KEY]
+    assert await operator.reconciler.reconcile(KEY) == []
+
+
+async def test_the_events_of_a_failed_pull_are_read_only_where_a_pull_secret_is_named(
+    server, operator, recorded
+):
+    parent = recorded.parent(podTemplate={"imagePullSecrets": ["nosuch"]})
+    server.put(PARENT, parent)
+    server.put(POD, recorded.pod(parent, "pod-secret"))
+    server.events = [recorded.load("event-pull-secret")]
+    await operator.reconcile()
+    assert reason(server) == Reason.PULL_SECRET_MISSING
+    pod = recorded.pod(parent, "pod-secret")
+    del pod["spec"]["imagePullSecrets"]
+    server.put(POD, pod)
+    await operator.reconcile()
+    assert reason(server) == Reason.IMAGE_PULL_FAILED
+
+
+# -- what queues --------------------------------------------------------------------------------------------
+
+
+async def test_own_status_writes_queue_nothing(server, operator, parent):
+    await operator.relister.fill()
+    before = operator.store.get(PARENT, KEY)
+    await operator.reconciler.reconcile(KEY)
+    written = server.objects[PARENT, KEY]
+    assert not matters(PARENT, before, written)
+    foreign = copy.deepcopy(written)
+    foreign["status"]["ready"] = "9/9"
+    foreign["metadata"]["managedFields"].append({"manager": "kubectl-edit", "subresource": "status"})
+    assert matters(PARENT, written, foreign)
+    assert matters(PARENT, written, {**written, "metadata": {**written["metadata"], "generation": 2}})
+    assert matters(PARENT, None, written)
+
+
+async def test_events_of_children_queue_the_parent_they_had_and_the_one_they_have(server, operator, parent):
+    await operator.reconcile()
+    service = copy.deepcopy(server.objects[SERVICE, KEY])
+    operator.queue.close()
+    queue = operator.intake._queue = WorkQueue()
+    operator.intake.take(SERVICE, "MODIFIED", service)  # known already
+    assert len(queue) == 0
+    del service["metadata"]["labels"]["slipway.dev/deployment"]
+    service["metadata"]["resourceVersion"] = "999"
+    operator.intake.take(SERVICE, "MODIFIED", service)
+    assert await queue.get() == KEY
+    queue.done(KEY)
+    operator.intake.take(DEPLOYMENT, "DELETED", server.objects[DEPLOYMENT, KEY])
+    assert await queue.get() == KEY
+
+
+async def test_a_relist_finds_what_the_watch_lost(server, operator, parent):
+    await operator.reconcile()
+    del server.objects[DEPLOYMENT, KEY]
+    server.put(PARENT, server.objects[PARENT, KEY])
+    operator.queue.close()
+    operator.intake._queue = WorkQueue()
+    for kind in WATCHED:
+        assert await operator.relister.relist(kind)
+    assert len(operator.intake._queue) == 1
+    assert operator.relister.filled
+
+
+# -- workers ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "counted"),
+    [
+        (Retryable("later", after=5), "Retryable"),
+        (Conflict("changed"), "Conflict"),
+        (KeyError("defect"), "KeyError"),
+        (Terminal("never"), "Terminal"),
+    ],
+)
+async def test_a_failing_object_comes_back_later_and_stops_nobody(error, counted):
+    queue, metrics, done = WorkQueue(base_delay=60), Metrics(), asyncio.Event()
+
+    async def reconcile(key):
+        if key.name == "bad":
+            raise error
+        done.set()
+        return ()
+
+    worker = asyncio.create_task(work(queue, reconcile, metrics))
+    queue.add(Key("n", "bad"))
+    queue.add(Key("n", "good"))
+    await asyncio.wait_for(done.wait(), 5)
+    assert queue.delayed == 1
+    assert f'slipway_operator_errors_total{{reason="{counted}"}} 1.0' in metrics.render().decode()
+    queue.close()
+    await worker
+    assert 'slipway_operator_reconcile_seconds_count{outcome="done"} 1.0' in metrics.render().decode()
