@@ -43,11 +43,18 @@ def image_can_be_had(image: str) -> bool:
     return image_is_there(image) or shell.attempt(pull, timeout=PULL_SECONDS).returncode == 0
 
 
+def runs_privileged(image: str) -> bool:
+    """Whether Docker may give a container the rights that kind's node needs."""
+    words = ["docker", "run", "--rm", "--privileged", "--network=none", "--entrypoint=/bin/true", image]
+    return shell.attempt(words, timeout=120).returncode == 0
+
+
 def choose(
     versions: Versions,
     environment: Mapping[str, str] | None = None,
     docker: Callable[[], bool] = docker_answers,
     image: Callable[[str], bool] = image_can_be_had,
+    privileged: Callable[[str], bool] = runs_privileged,
 ) -> Choice:
     """The provider for this machine."""
     env = os.environ if environment is None else environment
@@ -71,6 +78,8 @@ def choose(
         return Choice(
             "local", f"A Docker engine answers, but kind's image {versions.kind_node_image} cannot be had."
         )
+    if not privileged(versions.kind_node_image):
+        return Choice("local", "A Docker engine answers, but it may not run kind's privileged node.")
     return Choice("kind", "A Docker engine answers and has kind's node image.")
 
 

@@ -7,7 +7,7 @@ and the node has no way past the host: it can leak nothing and reach nothing.
 
 import ipaddress
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 from e2e.cluster import shell
 from e2e.cluster.errors import ClusterError
 
-CANDIDATES = 16
 INSIDE = "eth0"
 
 
@@ -60,26 +59,25 @@ class Network:
         return (self.link, self.services, self.pods)
 
 
-def candidate(index: int) -> Network:
-    """The ranges to try in turn; the first are the ones everybody knows."""
-    return Network(
-        link=IPv4Network(f"10.45.{index}.0/30"),
-        services=IPv4Network(f"10.{96 + index}.0.0/16"),
-        pods=IPv4Network(f"10.{244 - index}.0.0/24"),
-    )
+# The first of each are the ranges that everybody knows; then those around them, then another private block.
+LINKS = [*(f"10.45.{n}.0/30" for n in range(64)), *(f"172.28.{n}.0/30" for n in range(64))]
+SERVICES = [*(f"10.{n}.0.0/16" for n in range(96, 128)), *(f"172.{n}.0.0/16" for n in (30, 31))]
+PODS = [*(f"10.{n}.0.0/24" for n in range(244, 200, -1)), *(f"172.29.{n}.0/24" for n in range(64))]
 
 
-def choose(taken: Iterable[IPv4Network]) -> Network:
-    """The first ranges that meet none of those the host has routes for."""
-    used = list(taken)
-    for index in range(CANDIDATES):
-        network = candidate(index)
-        if not any(ours.overlaps(theirs) for ours in network.ranges() for theirs in used):
+def _first(names: Iterable[str], used: Sequence[IPv4Network]) -> IPv4Network:
+    for network in map(IPv4Network, names):
+        if not any(network.overlaps(other) for other in used):
             return network
     raise ClusterError(
-        "The machine has routes over every range the cluster could use (10.45-10.112, 10.229-10.244); "
+        "The machine has routes over every range the cluster could use (in 10.0.0.0/8 and 172.28.0.0/14); "
         "name a cluster that runs with SLIPWAY_E2E_CONTEXT instead."
     )
+
+
+def choose(taken: Sequence[IPv4Network]) -> Network:
+    """The first ranges that meet none of those the host has routes for."""
+    return Network(link=_first(LINKS, taken), services=_first(SERVICES, taken), pods=_first(PODS, taken))
 
 
 def routes_of(listing: str) -> list[IPv4Network]:
