@@ -35,7 +35,7 @@ class Tokenizer:
     own post-processor adds. `chat_template` is Jinja source, or None.
     """
 
-    backend: tokenizers.Tokenizer
+    backend: tokenizers.Tokenizer = field(repr=False)
     special: SpecialTokens = field(default_factory=SpecialTokens)
     prefix: tuple[int, ...] = ()
     chat_template: str | None = None

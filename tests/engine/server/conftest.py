@@ -1,4 +1,4 @@
-"""Real servers for tests: a process of its own each, on a port of loopback, with the model package's tokenizer."""
+"""Real servers for tests: a process each, on a port of loopback, with the model package's tokenizer."""
 
 import json
 import os
