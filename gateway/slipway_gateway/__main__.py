@@ -43,7 +43,14 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         default=AuthMode.TENANTS,
         help="tenants: keys from Secrets labelled slipway.dev/tenant; none: whoever reaches the port",
     )
-    run.add_argument("--namespace", nargs="+", default=[], metavar="NS", help="serve only these namespaces")
+    run.add_argument(
+        "--namespace",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NS",
+        help="serve only these namespaces",
+    )
     run.add_argument("--kubeconfig", default=AUTO, help="file, or auto: the pod's account, else $KUBECONFIG")
     run.add_argument(
         "--cache-salt",

@@ -7,7 +7,7 @@ anything else the connection is cut, for only that says that the response is inc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import Callable
 from typing import Final
 
 import aiohttp
@@ -18,6 +18,8 @@ from slipway_gateway.record import CLIENT_LEFT, UPSTREAM_FAILED, Record
 
 WHOLE: Final = 1024 * 1024
 """A response whose length is known, up to this, is complete before its first byte is sent."""
+
+_SILENT: Final = "stayed silent for longer than this gateway's --idle-timeout"
 
 
 class BrokeOff(Exception):
@@ -41,7 +43,7 @@ async def pass_on(
     if response.content_type == "text/event-stream":
         return await _Outgoing(request, response, headers, record, idle).events()
     if length is not None and length <= WHOLE:
-        body = b"".join([piece async for piece in _pieces(response, idle)])
+        body = await _whole(response, idle)
         record.bytes_out = len(body)
         return web.Response(status=response.status, body=body, headers=headers)
     return await _Outgoing(request, response, headers, record, idle).other()
@@ -63,14 +65,13 @@ class _Outgoing:
         self._out = web.StreamResponse(status=response.status, headers=headers)
         self._record = record
         self._idle = idle
+        self._writing = False
 
     async def events(self) -> web.StreamResponse:
         """Pass on server-sent events, whole ones only."""
-        await self._out.prepare(self._request)
         events = sse.Events()
         try:
-            async for piece in _pieces(self._response, self._idle):
-                await self._write(events.feed(piece))
+            await self._forward(events.feed)
             await self._write(events.rest())
         except BrokeOff as error:
             self._record.outcome = UPSTREAM_FAILED
@@ -80,41 +81,62 @@ class _Outgoing:
 
     async def other(self) -> web.StreamResponse:
         """Pass on anything else."""
-        await self._out.prepare(self._request)
         try:
-            async for piece in _pieces(self._response, self._idle):
-                await self._write(piece)
+            await self._forward(lambda piece: piece)
         except BrokeOff:
             self._record.outcome = UPSTREAM_FAILED
             self._cut()
         return self._out
 
+    async def _forward(self, ready: Callable[[bytes], bytes]) -> None:
+        await self._out.prepare(self._request)
+        clock = asyncio.get_running_loop().time
+        try:
+            async with asyncio.timeout(self._idle) as timer:
+                while piece := await _read(self._response):
+                    await self._write(ready(piece))
+                    # Not at every event: setting a timer costs as much as sending one.
+                    if (timer.when() or 0.0) - (now := clock()) < 0.9 * self._idle:
+                        timer.reschedule(now + self._idle)
+        except TimeoutError:
+            if self._writing:
+                raise self._client_left() from None
+            raise BrokeOff(_SILENT) from None
+
     async def _write(self, piece: bytes) -> None:
         if not piece:
             return
+        self._writing = True
         try:
-            async with asyncio.timeout(self._idle):
-                await self._out.write(piece)
-        except (ConnectionError, TimeoutError):
-            self._record.outcome = CLIENT_LEFT
-            self._cut()
-            raise ClientLeft from None
+            await self._out.write(piece)
+        except ConnectionError:
+            raise self._client_left() from None
+        self._writing = False
         self._record.bytes_out += len(piece)
+
+    def _client_left(self) -> ClientLeft:
+        self._record.outcome = CLIENT_LEFT
+        self._cut()
+        return ClientLeft()
 
     def _cut(self) -> None:
         if self._request.transport is not None:
             self._request.transport.abort()
 
 
-async def _pieces(response: aiohttp.ClientResponse, idle: float) -> AsyncIterator[bytes]:
-    while True:
-        try:
-            async with asyncio.timeout(idle):
-                piece = await response.content.readany()
-        except TimeoutError:
-            raise BrokeOff("stayed silent for longer than this gateway's --idle-timeout") from None
-        except (aiohttp.ClientError, ConnectionError):
-            raise BrokeOff("broke off in the middle of its response") from None
-        if not piece:
-            return
-        yield piece
+async def _whole(response: aiohttp.ClientResponse, idle: float) -> bytes:
+    pieces = []
+    try:
+        async with asyncio.timeout(idle):
+            while piece := await _read(response):
+                pieces.append(piece)
+    except TimeoutError:
+        raise BrokeOff(_SILENT) from None
+    return b"".join(pieces)
+
+
+async def _read(response: aiohttp.ClientResponse) -> bytes:
+    try:
+        return await response.content.readany()
+    except (aiohttp.ClientError, ConnectionError):
+        raise BrokeOff("broke off in the middle of its response") from None
