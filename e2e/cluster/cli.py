@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("kubectl", help="print the path of a kubectl")
     load = commands.add_parser("load", help="make images available to the cluster")
     load.add_argument("image", nargs="+", help="an OCI archive, an OCI layout, or a name in local storage")
+    helm = commands.add_parser("helm", help="print the path of a Helm", add_help=False)
+    helm.add_argument("rest", nargs=argparse.REMAINDER)
     images = commands.add_parser("images", help="build the project's images", add_help=False)
     images.add_argument("rest", nargs=argparse.REMAINDER)
     restart = commands.add_parser("restart", help="end a component and start it again")
@@ -72,8 +74,9 @@ def _status(progress: Progress, output: str) -> int:
     return 0 if status.running else 3
 
 
-def _images(rest: list[str]) -> int:
-    status: int = importlib.import_module("e2e.cluster.images").main(rest)
+def _hand_over(command: str, rest: list[str]) -> int:
+    """Let the module of that name read the rest of the words; only then is it imported."""
+    status: int = importlib.import_module(f"e2e.cluster.{command}").main(rest)
     return status
 
 
@@ -86,8 +89,8 @@ def run(arguments: argparse.Namespace, progress: Progress) -> int:
             cluster.down(progress, purge=arguments.purge)
         case "status":
             return _status(progress, arguments.output)
-        case "images":
-            return _images(arguments.rest)
+        case "helm" | "images":
+            return _hand_over(arguments.command, arguments.rest)
         case "kubeconfig":
             print(cluster.open_cluster(progress).kubeconfig())
         case "kubectl":
