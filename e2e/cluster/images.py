@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from e2e.cluster.progress import Progress, duration
 
 DEFAULT_REGISTRY = "localhost/slipway"
 REGISTRY = re.compile(r"[a-z0-9.-]+(:[0-9]+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*")
+TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Job:
     options: Options
     base: str
     push: bool
+    tag: str
 
 
 def build(
@@ -56,12 +58,17 @@ def build(
     model: bool = True,
     base: str = "",
     push: bool = False,
+    tag: str = "",
     progress: Progress | None = None,
 ) -> dict[str, Image]:
     """Builds the images that are not there yet; returns all that were asked for, by name."""
     options = Options(engine_variant, torch_index, model)
-    job = Job(tuple(names) or NAMES, check_registry(registry), options, base, push)
+    job = Job(tuple(names) or NAMES, check_registry(registry), options, base, push, check_tag(tag))
     images_recipe.check(job.names, options)
+    if push and job.registry == DEFAULT_REGISTRY:
+        raise ClusterError(
+            f"{DEFAULT_REGISTRY} is no registry to push to; name one in REGISTRY or --registry."
+        )
     shown = progress or Progress()
     folder = cache_root() / "images"
     with locked(folder, shown):
@@ -85,8 +92,9 @@ def build_with_docker(job: Job, folder: Path, progress: Progress) -> dict[str, I
     base = job.base or images_docker.DEFAULT_BASE
     built = {}
     for name in job.names:
-        ref = f"{job.registry}/{name}:{images_recipe.tag(REPOSITORY, name, base, job.options)}"
-        if not docker.has(ref):
+        tag = images_recipe.tag(REPOSITORY, name, base, job.options)
+        ref = f"{job.registry}/{name}:{job.tag or tag}"
+        if job.tag or not docker.has(ref):  # Docker's own cache tells what a given tag stands for
             docker.build(REPOSITORY, name, base, job.options.arguments(name), ref)
         if job.push:
             docker.push(ref)
@@ -114,9 +122,9 @@ def build_with_buildah(job: Job, folder: Path, progress: Progress) -> dict[str, 
             raise ClusterError(
                 f"The build of {name} left no whole image in {store.layout}; delete it and run again."
             )
-        ref = f"{job.registry}/{name}:{tag}"
+        ref = f"{job.registry}/{name}:{job.tag or tag}"
         if job.push:
-            buildah.push(store.destination(name, tag), ref)
+            buildah.push(REPOSITORY, name, base, job.options.arguments(name), ref)
         built[name] = Image(ref, str(store.show(name, tag, ref, described)))
     if ready:
         store.prune()
@@ -134,6 +142,13 @@ def check_registry(registry: str) -> str:
     return plain
 
 
+def check_tag(tag: str) -> str:
+    """Refuses what cannot end an image's name."""
+    if tag and not TAG.fullmatch(tag):
+        raise ClusterError(f"{tag!r} is no tag; write it like `v0.1.0`, in letters, digits, dots and dashes.")
+    return tag
+
+
 @contextmanager
 def locked(folder: Path, progress: Progress) -> Iterator[None]:
     """Lets one build at a time use the cache."""
@@ -147,6 +162,11 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
         yield
 
 
+def helm_settings(built: Mapping[str, Image]) -> list[str]:
+    """The chart's settings for these images."""
+    return [f"--set {name}.image={built[name].ref}" for name in ("operator", "engine") if name in built]
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's words."""
     root = argparse.ArgumentParser(
@@ -158,6 +178,7 @@ def parser() -> argparse.ArgumentParser:
         default=os.environ.get("REGISTRY") or DEFAULT_REGISTRY,
         help="what the images' names start with (default: $REGISTRY, else %(default)s)",
     )
+    root.add_argument("--tag", default="", help="the images' tag (default: the hash of what each is made of)")
     root.add_argument("--push", action="store_true", help="send the images to their registry")
     root.add_argument(
         "--no-model", action="store_true", help="leave the demo's model out of the engine's image"
@@ -185,11 +206,14 @@ def main(words: Sequence[str]) -> int:
         model=not given.no_model,
         base=given.base,
         push=given.push,
+        tag=given.tag,
         progress=progress,
     )
     if given.output == "json":
         print(json.dumps({name: asdict(image) for name, image in built.items()}, indent=2))
     else:
         print("\n".join(image.ref for image in built.values()))
+    if given.push:
+        progress.tell(f"helm install slipway charts/slipway {' '.join(helm_settings(built))}")
     progress.tell(f"{len(built)} images after {duration(progress.elapsed)}.")
     return 0

@@ -82,14 +82,31 @@ class Buildah:
 
     def build(self, root: Path, name: str, base: str, arguments: Mapping[str, str], destination: str) -> None:
         """Builds one target of the checkout's Dockerfile."""
+        with self.progress.step(f"Build the image {name}") as step:
+            self._run(root, name, base, arguments, [f"--tag={destination}"], step)
+
+    def push(self, root: Path, name: str, base: str, arguments: Mapping[str, str], ref: str) -> None:
+        """Sends an image to its registry: builds it again, from cached steps, with the registry as its end."""
+        host = ref.partition("/")[0]
+        plain = ["--tls-verify=false"] if host.partition(":")[0] in ("localhost", "127.0.0.1") else []
+        with self.progress.step(f"Push {ref}") as step:
+            try:
+                self._run(root, name, base, arguments, [f"--tag=docker://{ref}", *plain], step)
+            except ClusterError as error:
+                raise ClusterError(
+                    f"{ref} could not be pushed; if it is the login, run `buildah login {host}`. {error}"
+                ) from error
+
+    def _run(
+        self, root: Path, name: str, base: str, arguments: Mapping[str, str], more: list[str], step: Step
+    ) -> None:
         command = [*self.program, "bud", "--layers", "--isolation=chroot", "--network=host"]
-        command += [f"--timestamp={EPOCH}", f"--target={name}", f"--tag={destination}"]
+        command += [f"--timestamp={EPOCH}", f"--target={name}", *more]
         for key, value in {"BASE_IMAGE": base, **passed_on(), **arguments}.items():
             command.append(f"--build-arg={key}={value}")
         for outside, inside in self.mounts():
             command.append(f"--volume={outside}:{inside}")
-        with self.progress.step(f"Build the image {name}") as step:
-            follow([*command, str(root)], step, self.folder / "logs" / f"{name}.log")
+        follow([*command, str(root)], step, self.folder / "logs" / f"{name}.log")
 
     def mounts(self) -> list[tuple[Path, str]]:
         """What the build sees of this machine and no image keeps: its CAs, and the cache of wheels."""
@@ -98,17 +115,6 @@ class Buildah:
         bundle = certificates()
         seen = [(cache, "/var/cache/uv:rw")]
         return [*seen, (bundle, f"{CERTIFICATES_INSIDE}:ro")] if bundle else seen
-
-    def push(self, source: str, ref: str) -> None:
-        """Sends a built image to its registry."""
-        with self.progress.step(f"Push {ref}"):
-            identity = shell.run([*self.program, "pull", "--quiet", source]).strip()
-            done = shell.attempt([*self.program, "push", "--quiet", identity, f"docker://{ref}"])
-            if done.returncode != 0:
-                raise ClusterError(
-                    f"{ref} could not be pushed; log in with `buildah login {ref.partition('/')[0]}` and run "
-                    f"again:\n{shell.tail(done.stderr)}"
-                )
 
     def trim(self) -> None:
         """Drops the cached steps once they outgrow their limit."""

@@ -15,6 +15,7 @@ NAMES = ("operator", "gateway", "engine")
 VARIANTS = ("cpu", "cuda")
 MODEL_LOCK = "tests/model.lock"
 
+IGNORED = (".pyc", ".so")  # as in .dockerignore
 SHARED = ("Dockerfile", ".dockerignore", "pyproject.toml", "LICENSE", "api/slipway_api")
 ONLY = {
     "operator": ("operator/slipway_operator", "operator/requirements.lock"),
@@ -70,7 +71,7 @@ def files(place: Path) -> Iterator[Path]:
         yield place
     elif place.is_dir():
         for path in sorted(place.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc":
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix not in IGNORED:
                 yield path
     else:
         raise ClusterError(f"{place} is missing from this checkout; restore it with `git checkout {place}`.")

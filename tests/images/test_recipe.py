@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from e2e.cluster import images_docker
 from e2e.cluster.errors import ClusterError
-from e2e.cluster.images import check_registry, parser
-from e2e.cluster.images_recipe import MODEL_LOCK, NAMES, ONLY, SHARED, Options, check, files, tag
+from e2e.cluster.images import build, check_registry, parser
+from e2e.cluster.images_recipe import IGNORED, MODEL_LOCK, NAMES, ONLY, SHARED, Options, check, files, tag
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -60,6 +60,7 @@ class TestTag:
             ("README.md", set()),
             ("tests/test_new.py", set()),
             ("engine/slipway_engine/__pycache__/new.cpython-311.pyc", set()),
+            ("engine/slipway_engine/native/lib/libslipway-x86_64.so", set()),
         ],
     )
     def test_moves_with_the_sources(self, checkout: Path, place: str, images: set[str]) -> None:
@@ -99,8 +100,11 @@ class TestDockerfile:
     def test_copies_nothing_that_the_tag_does_not_cover(self, name: str) -> None:
         covered = {*SHARED, *ONLY[name], MODEL_LOCK}
         for source in copied(stages_of(name)):
+            taken = Path(source)
             inside = [
-                path for path in covered if Path(path) == Path(source) or Path(source) in Path(path).parents
+                path
+                for path in map(Path, covered)
+                if {taken, *taken.parents} & {path, *path.parents} - {Path()}
             ]
             assert inside, f"COPY {source} is not among what {name} is made of"
 
@@ -109,6 +113,7 @@ class TestDockerfile:
         let_through = {line[1:] for line in ignored if line.startswith("!")}
         covered = {*SHARED, *(part for parts in ONLY.values() for part in parts), MODEL_LOCK}
         assert let_through | {"Dockerfile", ".dockerignore"} == covered
+        assert {f"**/*{suffix}" for suffix in IGNORED} <= set(ignored)
 
     @pytest.mark.parametrize("name", NAMES)
     def test_ends_as_a_plain_user_in_the_program(self, name: str) -> None:
@@ -148,6 +153,17 @@ class TestCommand:
         with pytest.raises(ClusterError, match=r"write it like `registry\.example\.com/team`"):
             check_registry(registry)
 
+    def test_pushes_only_where_a_registry_is_named(self) -> None:
+        with pytest.raises(
+            ClusterError, match="localhost/slipway is no registry to push to; name one with REGISTRY="
+        ):
+            build(push=True)
+
+    @pytest.mark.parametrize("tag", ["a b", "-x", "a/b", "x" * 129])
+    def test_refuses_a_malformed_tag(self, tag: str) -> None:
+        with pytest.raises(ClusterError, match=r"is no tag; write it like `v0\.1\.0`"):
+            build(tag=tag)
+
     def test_refuses_unknown_images_and_odd_options(self) -> None:
         with pytest.raises(ClusterError, match=r"no image 'motor'; name some of operator, gateway, engine"):
             check(("motor",), Options())
@@ -158,7 +174,10 @@ class TestCommand:
 
     def test_help_names_every_option(self) -> None:
         text = parser().format_help()
-        assert all(option in text for option in ("--registry", "--push", "--no-model", "--variant", "--base"))
+        assert all(
+            option in text
+            for option in ("--registry", "--tag", "--push", "--no-model", "--variant", "--base")
+        )
 
 
 def stage(name: str) -> str:
