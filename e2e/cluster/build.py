@@ -5,6 +5,7 @@ a build that is there is the right one, and an interrupted one is never used.
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -27,6 +28,8 @@ KUBERNETES = (
     "kubelet",
     "kubectl",
 )
+KEEP = 2  # builds, so that going back to another branch costs nothing
+KEY = re.compile(f"[0-9a-f]{{{keys.LENGTH}}}")
 NICENESS = 5  # a build may not starve what else runs on the machine
 
 
@@ -117,6 +120,17 @@ def compile_all(go: Path, env: Mapping[str, str], arguments: Sequence[str], tota
 
     _go([go, "build", "-v", *arguments], env, hear)
     step.note = f"{compiled} of {total} packages compiled"
+
+
+def prune(paths: Paths, versions: Versions) -> list[str]:
+    """Deletes all but the newest builds and returns the keys that are gone; this checkout's stays."""
+    own = key(versions)
+    builds = [one for one in paths.programs.iterdir() if KEY.fullmatch(one.name) and one.name != own]
+    builds.sort(key=lambda one: one.stat().st_mtime, reverse=True)
+    old = builds[KEEP - 1 :]
+    for one in old:
+        shutil.rmtree(one)
+    return [one.name for one in old]
 
 
 def _link_names(target: Path) -> None:

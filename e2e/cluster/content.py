@@ -6,7 +6,7 @@ after a change of code, a few megabytes instead of the whole image.
 """
 
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -82,6 +82,12 @@ class Store:
         step.say("unpacking")
         step.note = f"{sent >> 20} MiB sent"
 
+    def remove(self, names: Sequence[str]) -> None:
+        """Removes images by their names; containerd frees what no other image uses."""
+        gone = removable(set(names), self.digests())
+        if gone:
+            shell.run(self.ctr("images", "remove", *gone))
+
     def containers(self) -> list[str]:
         """Containers of any cluster this store has served."""
         return shell.run(self.ctr("containers", "list", "--quiet")).split()
@@ -91,3 +97,18 @@ class Store:
         names = list(containers)
         if names:
             shell.run(self.ctr("containers", "delete", *names))
+
+
+def removable(names: Set[str], have: Mapping[str, str]) -> list[str]:
+    """The references that go with these names, of all that there are with their digests.
+
+    The kubelet's side of containerd gives each image a second name, its ID, which
+    would keep the image; it goes too where no other name stands for the same image.
+    """
+    kept = {digest for name, digest in have.items() if name not in names and not name.startswith("sha256:")}
+    dropped = {have[name] for name in names if name in have} - kept
+    return [
+        name
+        for name, digest in have.items()
+        if name in names or (name.startswith("sha256:") and digest in dropped)
+    ]

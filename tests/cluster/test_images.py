@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from e2e.cluster import archives, oci
-from e2e.cluster.content import Store
+from e2e.cluster.content import Store, removable
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import Progress, Step
 
@@ -232,6 +232,24 @@ class TestBringing:
         monkeypatch.setenv("STATUS", "1")
         with pytest.raises(ClusterError, match=f"refused the image {NAME}"):
             self.bring(store, archive)
+
+
+HAVE = {"a:1": "sha256:x", "a:2": "sha256:y", "b:1": "sha256:x"}
+HAVE |= {"sha256:idx": "sha256:x", "sha256:idy": "sha256:y"}
+
+
+class TestRemoving:
+    @pytest.mark.parametrize(
+        ("names", "gone"),
+        [
+            ({"a:2"}, ["a:2", "sha256:idy"]),
+            ({"a:1"}, ["a:1"]),
+            ({"a:1", "b:1"}, ["a:1", "b:1", "sha256:idx"]),
+            ({"c:1"}, []),
+        ],
+    )
+    def test_an_id_goes_with_the_last_name(self, names: set[str], gone: list[str]) -> None:
+        assert removable(names, HAVE) == gone
 
 
 def test_progress_without_a_terminal_is_plain_text() -> None:

@@ -1,5 +1,6 @@
 """Cache keys change with everything a thing is made of, and versions stand in one file."""
 
+import os
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,16 @@ class TestKeys:
         here = build.key(wanted)
         monkeypatch.setattr(build, "machine", lambda: "riscv64")
         assert build.key(wanted) != here
+
+    def test_only_old_builds_are_pruned(self, tmp_path: Path) -> None:
+        wanted = versions.load()
+        paths = Paths(tmp_path)
+        own = build.key(wanted)
+        for age, name in enumerate([own, "0" * 12, "1" * 12, "kind-v0.30.0", "2" * 12]):
+            (paths.programs / name).mkdir(parents=True)
+            os.utime(paths.programs / name, (age, age))
+        assert sorted(build.prune(paths, wanted)) == ["0" * 12, "1" * 12]
+        assert {one.name for one in paths.programs.iterdir()} == {own, "kind-v0.30.0", "2" * 12}
 
 
 class TestVersions:

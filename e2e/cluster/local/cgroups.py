@@ -15,7 +15,7 @@ from e2e.cluster.errors import ClusterError
 
 EMPTY_SECONDS = 15.0
 POLL_SECONDS = 0.05
-CONTROLLERS = ("cpu", "cpuset", "io", "memory", "pids")
+CONTROLLERS = ("cpu", "cpuset", "hugetlb", "io", "memory", "pids")
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,17 @@ class LocalCluster:
                 node.ensure_running(component)
             self._apply_dns(node.settings)
             self._wait_ready(node)
+            self._prune()
+
+    def _prune(self) -> None:
+        """Deletes what old builds left in the cache, once the new one is known to work."""
+        for gone in build.prune(self.paths, self.versions):
+            self.store.remove([self.recipe.image(program, gone).name for program in OWN_IMAGES])
+            for program in OWN_IMAGES:
+                self._archive(program, gone).unlink(missing_ok=True)
+
+    def _archive(self, program: str, build_key: str) -> Path:
+        return self.paths.archives / f"{program}-{build_key}.tar"
 
     def _state(self) -> State:
         """The state of the cluster that is there, or of the new one that replaces it."""
@@ -163,7 +174,7 @@ class LocalCluster:
 
     def _bring_own(self, program: str) -> None:
         image = self.recipe.image(program)
-        archive = self.paths.archives / f"{program}-{self.recipe.programs.name}.tar"
+        archive = self._archive(program, self.recipe.programs.name)
         if not archive.is_file():
             archive.parent.mkdir(parents=True, exist_ok=True)
             oci.write(image, archive)
@@ -194,7 +205,7 @@ class LocalCluster:
             ):
                 self._wait_for(node, thing, condition, component)
             for program in node.components:
-                node.wait(program, lambda: True, 0)
+                node.wait(program, lambda: True, READY_SECONDS)
 
     def _wait_for(self, node: Node, thing: str, condition: str, component: str) -> None:
         node.wait(node.component(component), lambda: self.kube.is_so(thing, condition), READY_SECONDS)

@@ -14,6 +14,7 @@ from e2e.cluster.local.processes import Process
 
 STOP_SECONDS = 5.0  # an API server with open watches takes far longer to end of its own accord
 POLL_SECONDS = 0.1
+UNSEEN_SECONDS = 0.5  # a process that is just becoming another program has no command line for a moment
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,18 @@ class Node:
             processes.wait_gone(process, STOP_SECONDS)
 
     def wait(self, component: Component, ready: Callable[[], bool], seconds: float) -> None:
-        """Waits until a component runs and serves; says why at once where it has ended instead."""
-        deadline = time.monotonic() + seconds
-        while (ended := not self.find(component)) or not ready():
-            if ended or time.monotonic() > deadline:
-                what = "ended" if ended else f"does not serve after {seconds:.0f} s"
+        """Waits until a component runs and serves; says why soon where it has ended instead."""
+        begun = seen = time.monotonic()
+        while True:
+            found = self.find(component) is not None
+            if found and ready():
+                return
+            now = time.monotonic()
+            seen = now if found else seen
+            if now - seen > UNSEEN_SECONDS:
+                raise ClusterError(f"{component.name} ended; {self._last_words(component)}")
+            if now - begun > seconds:
+                what = f"does not serve after {seconds:.0f} s"
                 raise ClusterError(f"{component.name} {what}; {self._last_words(component)}")
             time.sleep(POLL_SECONDS)
 

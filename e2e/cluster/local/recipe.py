@@ -33,10 +33,10 @@ class Recipe:
         """The folder of the built programs."""
         return build.folder(self.paths, self.versions)
 
-    def image(self, program: str) -> oci.Image:
-        """The image that holds one of our programs and nothing else."""
+    def image(self, program: str, build_key: str = "") -> oci.Image:
+        """The image that holds one program of a build, of this checkout's unless told, and nothing else."""
         return oci.Image(
-            name=f"localhost/slipway-cluster/{program}:{self.programs.name}",
+            name=f"localhost/slipway-cluster/{program}:{build_key or self.programs.name}",
             files={program: self.programs / program},
             entrypoint=[f"/{program}"],
             architecture=oci.architecture(build.machine()),
