@@ -1,0 +1,209 @@
+"""What can go wrong around a pod: each has its own reason and sentence on the object, and its cure.
+
+None of these pods gets as far as running an engine, so all of them are quick.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+SMALL = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}}
+
+
+def llm(name, **spec):
+    pod = {"resources": SMALL, **spec.pop("podTemplate", {})}
+    return {
+        "apiVersion": "slipway.dev/v1alpha1",
+        "kind": "LLMDeployment",
+        "metadata": {"name": name},
+        "spec": {"model": {"source": "file:///models/none.gguf"}, "podTemplate": pod, **spec},
+    }
+
+
+@pytest.fixture
+def told(kube, namespace, wait_for):
+    """Wait until the object's Ready condition has a reason; return its sentence."""
+
+    def told(name, reason, timeout=90):
+        def probe():
+            obj = kube.get("llmdep", name, namespace)
+            conditions = {c["type"]: c for c in (obj.get("status") or {}).get("conditions", [])}
+            ready = conditions.get("Ready", {})
+            seen.append(f"{ready.get('reason')}: {ready.get('message')}")
+            return ready if ready.get("reason") == reason else None
+
+        seen = []
+        try:
+            condition = wait_for(f"reason {reason} of {name}", probe, timeout)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; told instead: {list(dict.fromkeys(seen))}") from None
+        assert condition["status"] == (
+            "True" if reason in ("Ready", "Suspended", "ScaledToZero") else "False"
+        )
+        return condition["message"]
+
+    return told
+
+
+@pytest.fixture
+def apply(kube, namespace):
+    def apply(*objects):
+        for obj in objects:
+            obj["metadata"]["namespace"] = namespace
+        kube.apply(*objects)
+
+    return apply
+
+
+def test_an_image_that_cannot_be_pulled(kube, operator, namespace, apply, told):
+    apply(llm("pull", engine={"image": "registry.invalid/no/such:1"}))
+    message = told("pull", "ImagePullFailed")
+    assert "registry.invalid/no/such:1" in message
+    assert f"run `kubectl -n {namespace} describe pod pull-" in message
+
+
+def test_an_image_name_that_is_none(kube, operator, apply, told):
+    apply(llm("name", engine={"image": "NOT A NAME"}))
+    assert "invalid reference format" in told("name", "ImagePullFailed")
+
+
+def test_a_pull_secret_that_is_missing(kube, operator, namespace, apply, told):
+    image = {"image": "registry.invalid/no/such:1"}
+    apply(llm("secret", engine=image, podTemplate={"imagePullSecrets": ["nosuch"]}))
+    message = told("secret", "PullSecretMissing")
+    assert "image pull secret nosuch does not exist" in message
+    assert f"kubectl -n {namespace} get secrets" in message
+
+
+def test_a_token_that_is_missing(kube, operator, apply, told):
+    model = {"source": "hf://some/model", "credentials": {"secretName": "hub"}}
+    apply(llm("token", model=model))
+    assert 'secret "hub" not found' in told("token", "ConfigMissing")
+
+
+def test_a_claim_that_is_missing(kube, operator, apply, told):
+    apply(llm("claim", model={"source": "pvc://nowhere/model"}))
+    assert "PersistentVolumeClaim nowhere does not exist" in told("claim", "ConfigMissing")
+
+
+def test_a_service_account_that_is_missing_and_then_made(kube, operator, namespace, apply, told):
+    apply(llm("account", podTemplate={"serviceAccountName": "runner"}, replicas=1))
+    assert 'serviceaccount "runner" not found' in told("account", "ConfigMissing")
+    kube("-n", namespace, "patch", "llmdep", "account", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    assert "Suspended" in told("account", "Suspended")
+
+
+def test_no_node_that_fits(kube, operator, apply, told):
+    apply(llm("node", podTemplate={"nodeSelector": {"disk": "none-such"}}))
+    assert "didn't match Pod's node affinity/selector" in told("node", "Unschedulable")
+    apply(llm("gpu", accelerator={"type": "nvidia-l4-24gb"}))
+    told("gpu", "Unschedulable")
+
+
+def test_an_accelerator_nobody_knows(kube, operator, apply, told):
+    apply(llm("zx", accelerator={"type": "zx81"}))
+    assert "write one of cpu, " in told("zx", "UnknownAccelerator")
+
+
+def test_a_resource_quota(kube, operator, namespace, apply, told):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tight"}}
+    apply({**quota, "spec": {"hard": {"requests.memory": "1Mi"}}})
+    apply(llm("quota"))
+    message = told("quota", "QuotaExceeded")
+    assert "exceeded quota: tight, requested: requests.memory=64Mi" in message
+    assert f"kubectl -n {namespace} describe resourcequota" in message
+    kube("-n", namespace, "delete", "resourcequota", "tight")
+    kube("-n", namespace, "patch", "llmdep", "quota", "--type=merge", "-p", '{"spec":{"suspend":true}}')
+    told("quota", "Suspended")
+
+
+def test_a_limit_range(kube, operator, namespace, apply, told):
+    limits = {"limits": [{"type": "Container", "max": {"memory": "1Mi"}}]}
+    apply({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "tight"}, "spec": limits})
+    apply(llm("limit"))
+    message = told("limit", "LimitRangeViolated")
+    assert "maximum memory usage per Container is 1Mi, but limit is 64Mi" in message
+    assert f"kubectl -n {namespace} describe limitrange" in message
+
+
+def test_pod_security(kube, operator, namespace, apply, told, wait_for):
+    """Our own pods pass the restricted level; one that somebody adds a sidecar to is refused, and told."""
+    apply(llm("security", suspend=True))
+    told("security", "Suspended")
+    sidecar = {"name": "sidecar", "image": "mesh:1", "securityContext": {"privileged": True}}
+    patch = {"spec": {"template": {"spec": {"containers": [sidecar]}}}}
+    kube("-n", namespace, "patch", "deployment", "security", "--type=strategic", "-p", json.dumps(patch))
+    kube("-n", namespace, "patch", "llmdep", "security", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    message = told("security", "PodSecurityDenied")
+    assert 'violates PodSecurity "restricted' in message
+    assert f"kubectl get namespace {namespace} --show-labels" in message
+
+
+def test_a_policy(kube, operator, namespace, apply, told, wait_for):
+    name = f"{namespace}-policy"
+    rules = [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}]
+    group = "admissionregistration.k8s.io/v1"
+    here = {"matchLabels": {"kubernetes.io/metadata.name": namespace}}
+    kube.apply(
+        {
+            "apiVersion": group,
+            "kind": "ValidatingAdmissionPolicy",
+            "metadata": {"name": name},
+            "spec": {
+                "matchConstraints": {"resourceRules": rules},
+                "validations": [{"expression": "false", "message": "images must be signed"}],
+            },
+        },
+        {
+            "apiVersion": group,
+            "kind": "ValidatingAdmissionPolicyBinding",
+            "metadata": {"name": name},
+            "spec": {
+                "policyName": name,
+                "validationActions": ["Deny"],
+                "matchResources": {"namespaceSelector": here},
+            },
+        },
+    )
+    try:
+        wait_for("the policy to be in force", lambda: refused(kube, namespace), 60)
+        apply(llm("policy"))
+        assert "images must be signed" in told("policy", "AdmissionDenied")
+    finally:
+        kube("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", name)
+
+
+def refused(kube, namespace):
+    """Return whether a pod would be refused, without making one."""
+    context = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
+    context["seccompProfile"] = {"type": "RuntimeDefault"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "probe", "namespace": namespace},
+        "spec": {"containers": [{"name": "c", "image": "none:1", "securityContext": context}]},
+    }
+    try:
+        kube("create", "--dry-run=server", "-f", "-", stdin=pod)
+    except RuntimeError as error:
+        return "images must be signed" in str(error)
+    return False
+
+
+def test_a_name_that_somebody_else_has(kube, operator, namespace, apply, told):
+    stranger = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "taken", "labels": {"mine": "yes"}},
+        "spec": {"ports": [{"port": 80}], "selector": {"app": "mine"}},
+    }
+    apply(stranger)
+    apply(llm("taken", suspend=True))
+    assert "Service taken already exists and is controlled by nobody" in told("taken", "ChildConflict")
+    untouched = kube.get("service", "taken", namespace)
+    assert untouched["spec"]["selector"] == {"app": "mine"}
+    assert untouched["metadata"]["labels"] == {"mine": "yes"}
+    kube("-n", namespace, "delete", "service", "taken")
+    told("taken", "Suspended", timeout=180)
