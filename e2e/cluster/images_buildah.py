@@ -86,7 +86,7 @@ class Buildah:
             self._run(root, name, base, arguments, [f"--tag={destination}"], step)
 
     def push(self, root: Path, name: str, base: str, arguments: Mapping[str, str], ref: str) -> None:
-        """Sends an image to its registry: builds it again, from cached steps, with the registry as its end."""
+        """Sends an image to its registry: builds it again, from cached steps, with that as destination."""
         host = ref.partition("/")[0]
         plain = ["--tls-verify=false"] if host.partition(":")[0] in ("localhost", "127.0.0.1") else []
         with self.progress.step(f"Push {ref}") as step:

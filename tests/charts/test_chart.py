@@ -285,14 +285,14 @@ def fields(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
     for name, child in schema.get("properties", {}).items():
         here = f"{path}.{name}".removeprefix(".")
         yield here, child
-        if here != "operator.resources":
+        if name != "resources":
             yield from fields(child, here)
 
 
 def leaves(values: Object, path: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in values.items():
         here = f"{path}.{name}".removeprefix(".")
-        if isinstance(value, dict) and value and here != "operator.resources":
+        if isinstance(value, dict) and value and name != "resources":
             yield from leaves(value, here)
         else:
             yield here, value
