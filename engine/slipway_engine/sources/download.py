@@ -28,7 +28,6 @@ from slipway_engine.sources.progress import Report
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES = 1 << 20
 _SPARE_BYTES = 64 << 20
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
@@ -38,8 +37,8 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 class Patience:
     """How long to wait for what, in seconds.
 
-    `attempts` counts tries in a row that brought nothing new. A transfer that brings fewer than
-    `least_bytes` in `window` counts as stalled, even where a byte comes now and then.
+    `attempts` counts tries in a row that brought fewer than `least_bytes`. A transfer that brings
+    fewer than that in `window` counts as stalled, even where a byte comes now and then.
     """
 
     connect: float = 10.0
@@ -109,14 +108,15 @@ class Downloader:
     def fetch(self, file: RemoteFile, target: Path, report: Report) -> None:
         """Bring the file to `target`, whole and checked. Raises EngineError."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        failures, pause, have = 0, self._patience.first_pause, -1
+        failures, pause, have = 0, self._patience.first_pause, 0
         while True:
             try:
                 self._attempt(file, target, report)
                 return
             except _Transient as error:
                 now = sum(part.stat().st_size for part in _parts(target))
-                failures, have = (failures + 1, have) if now <= have else (1, now)
+                forward = now - have >= self._patience.least_bytes
+                failures, have = (1, now) if forward else (failures + 1, have)
                 if failures >= self._patience.attempts:
                     raise DownloadFailed(
                         f"{_shown(file.url)} could not be fetched: {error} "
@@ -232,7 +232,7 @@ def sha256_of(path: Path) -> str:
 
 def _pieces(response: httpx.Response) -> Iterator[bytes]:
     try:
-        yield from response.iter_raw(_READ_BYTES)
+        yield from response.iter_raw()  # as they come: pieces of a fixed size would hide a trickle
     except httpx.TransportError as error:
         raise _Transient(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 

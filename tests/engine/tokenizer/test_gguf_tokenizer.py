@@ -1,4 +1,6 @@
-"""The tokenizer built from GGUF metadata, against facts of SmolLM2 and a byte-pair encoder written for this test."""
+"""The tokenizer from GGUF metadata, against facts of SmolLM2 and an encoder written for this test."""
+
+from itertools import pairwise
 
 import pytest
 import regex
@@ -21,7 +23,7 @@ BYTE_TO_CHARACTER = {byte: character for character, byte in CHARACTER_TO_BYTE.it
 assigned = st.characters(
     exclude_categories=("Cs", "Cn", "Co")
 )  # libraries differ in how new their Unicode is
-# Bytes that SmolLM2 has no token for: those of no UTF-8 text, of planes nobody uses, and six control characters.
+# Bytes that SmolLM2 has no token for: of no UTF-8 text, of planes nobody uses, six control characters.
 MISSING = {0xC0, 0xC1, 0xF1, 0xF2, *range(0xF5, 0x100), 0x04, 0x06, 0x13, 0x14, 0x16, 0x1D}
 
 texts = st.text(assigned, max_size=60) | st.lists(
@@ -52,9 +54,7 @@ def by_hand(word, ranks):
     """Merge a word's symbols, lowest rank first, as the definition of byte-pair encoding says."""
     symbols = [BYTE_TO_CHARACTER[byte] for byte in word.encode() if byte not in MISSING]
     while len(symbols) > 1:
-        pairs = [
-            (ranks.get(pair, 1 << 30), at) for at, pair in enumerate(zip(symbols, symbols[1:], strict=False))
-        ]
+        pairs = [(ranks.get(pair, 1 << 30), at) for at, pair in enumerate(pairwise(symbols))]
         rank, at = min(pairs)
         if rank == 1 << 30:
             break
@@ -83,7 +83,8 @@ def test_facts_of_smollm2(smollm):
 
 
 def test_every_digit_is_a_token(smollm):
-    assert [smollm.token_text(token) for token in smollm.encode("2024 is 12")] == list("2024") + [
+    assert [smollm.token_text(token) for token in smollm.encode("2024 is 12")] == [
+        *"2024",
         " is",
         " ",
         "1",
