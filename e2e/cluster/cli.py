@@ -14,6 +14,9 @@ from e2e.cluster.progress import Progress, duration
 from e2e.cluster.provider import Status
 
 
+HANDED_OVER = ("helm", "images")  # whose further words their own modules read
+
+
 def parser() -> argparse.ArgumentParser:
     """The commands and their words."""
     root = argparse.ArgumentParser(
@@ -32,10 +35,8 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("kubectl", help="print the path of a kubectl")
     load = commands.add_parser("load", help="make images available to the cluster")
     load.add_argument("image", nargs="+", help="an OCI archive, an OCI layout, or a name in local storage")
-    helm = commands.add_parser("helm", help="print the path of a Helm", add_help=False)
-    helm.add_argument("rest", nargs=argparse.REMAINDER)
-    images = commands.add_parser("images", help="build the project's images", add_help=False)
-    images.add_argument("rest", nargs=argparse.REMAINDER)
+    commands.add_parser("helm", help="print the path of a Helm", add_help=False)
+    commands.add_parser("images", help="build the project's images", add_help=False)
     restart = commands.add_parser("restart", help="end a component and start it again")
     restart.add_argument("component", nargs="+", help="apiserver, kubelet, scheduler, etcd, containerd, ...")
     return root
@@ -89,7 +90,7 @@ def run(arguments: argparse.Namespace, progress: Progress) -> int:
             cluster.down(progress, purge=arguments.purge)
         case "status":
             return _status(progress, arguments.output)
-        case "helm" | "images":
+        case "helm" | "images":  # HANDED_OVER
             return _hand_over(arguments.command, arguments.rest)
         case "kubeconfig":
             print(cluster.open_cluster(progress).kubeconfig())
@@ -105,7 +106,8 @@ def run(arguments: argparse.Namespace, progress: Progress) -> int:
 
 def main(words: Sequence[str]) -> int:
     """Runs the tool and returns its exit status."""
-    arguments = parser().parse_args(words)
+    arguments = parser().parse_args(words[:1] if words and words[0] in HANDED_OVER else words)
+    arguments.rest = list(words[1:])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up after both in the same way
     try:
         status = run(arguments, Progress())
