@@ -13,7 +13,6 @@ from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import Progress, duration
 from e2e.cluster.provider import Status
 
-
 HANDED_OVER = ("helm", "images")  # whose further words their own modules read
 
 
