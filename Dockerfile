@@ -175,6 +175,8 @@ FROM engine-dependencies AS engine
 COPY --from=model /models /models
 COPY --from=engine-native /opt/native /opt/slipway/code/slipway_engine/native/lib
 COPY --from=engine-code /opt/slipway/code /opt/slipway/code
+# What the NVIDIA container runtime gives a container with a GPU; nothing elsewhere.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility
 LABEL org.opencontainers.image.title="slipway-engine"
 USER 65532:65532
 ENTRYPOINT ["slipway-engine"]

@@ -31,7 +31,11 @@ CERTIFICATES_INSIDE = "/etc/ssl/certs/ca-certificates.crt"
 PASSED_ON = ("PIP_INDEX_URL", "UV_DEFAULT_INDEX")
 STORAGE_LIMIT = 20 << 30  # of cached steps; beyond it all are dropped, and made again from the wheels' cache
 EPOCH = "315532800"  # 1980, the first year that a zip file can name: the same content is the same layer
-STEP = re.compile(r"\[(\d+)/(\d+)\] (STEP (\d+)/(\d+): |COMMIT)(\w*)")
+STEPS = (  # of buildah, of Docker's BuildKit, and of Docker's builder before it
+    re.compile(r"\[(?P<stage>\d+/\d+)\] STEP (?P<step>\d+/\d+): "),
+    re.compile(r"#\d+ \[(?P<stage>[\w-]+) (?P<step>\d+/\d+)\] "),
+    re.compile(r"Step (?P<step>\d+/\d+) : "),
+)
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class Buildah:
         storage = self.folder / "storage"
         if size_of(storage) > STORAGE_LIMIT:
             with self.progress.step("Drop the cache of build steps, which outgrew its limit"):
-                shell.attempt([*self.program, "rmi", "--all", "--force"])
+                shell.attempt([*self.program, "rmi", "--prune", "--force"])
 
 
 def check_machine() -> None:
@@ -185,19 +189,19 @@ def follow(command: list[str], step: Step, log: Path) -> None:
         for line in process.stdout:
             file.write(line)
             last.append(line)
-            found = STEP.match(line)
-            if found:
-                step.say(describe(found))
+            far = how_far(line)
+            if far:
+                step.say(far)
     if process.returncode != 0:
         raise ClusterError(f"The build failed; all it said is in {log}:\n{shell.tail(''.join(last))}")
 
 
-def describe(found: re.Match[str]) -> str:
-    """How far a build is, from a line of its output."""
-    stage, stages, kind, number, of, word = found.groups()
-    if kind == "COMMIT":
-        return "writing the image"
-    return f"stage {stage} of {stages}, step {number} of {of} ({word})"
+def how_far(line: str) -> str | None:
+    """How far a build is, by a line of its output; None where the line does not tell."""
+    found = next(filter(None, (pattern.match(line) for pattern in STEPS)), None)
+    if found:
+        return ", ".join(f"{name} {value}" for name, value in found.groupdict().items())
+    return "writing the image" if "] COMMIT " in line else None
 
 
 def size_of(storage: Path) -> int:
