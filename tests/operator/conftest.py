@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from slipway_api import names
 from slipway_operator.diff import LIST_KEYS
@@ -219,3 +221,24 @@ def server() -> Server:
 @pytest.fixture(scope="session")
 def killed() -> type[Killed]:
     return Killed
+
+
+@pytest.fixture
+def kubeconfig(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[int], None]:
+    """Return a function that points every Kubernetes client of this process at a loopback port."""
+
+    def point(port: int) -> None:
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+            "users": [{"name": "u", "user": {"token": "secret"}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        }
+        (tmp_path / "kubeconfig").write_text(yaml.safe_dump(config))
+        path = str(tmp_path / "kubeconfig")
+        monkeypatch.setenv("KUBECONFIG", path)
+        monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", path)
+
+    return point

@@ -7,7 +7,6 @@ import json
 import socket
 
 import pytest
-import yaml
 from aiohttp import web
 
 from slipway_operator.errors import Conflict, Denied, Missing, NotPermitted, Retryable, Terminal
@@ -36,7 +35,7 @@ class Wire:
 
 
 @pytest.fixture
-async def wire(monkeypatch, tmp_path):
+async def wire(kubeconfig):
     wire = Wire()
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", wire.answer)
@@ -44,18 +43,7 @@ async def wire(monkeypatch, tmp_path):
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    config = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{runner.addresses[0][1]}"}}],
-        "users": [{"name": "u", "user": {"token": "secret"}}],
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-    }
-    (tmp_path / "config").write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(
-        "kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "config")
-    )
+    kubeconfig(runner.addresses[0][1])
     yield wire
     await runner.cleanup()
 
@@ -120,10 +108,10 @@ async def test_the_lease_and_the_events(kube, wire):
     assert wire.requests[2][0].query["fieldSelector"] == "involvedObject.uid=uid-1,reason=R"
 
 
-RBAC = 'deployments.apps "chat" is forbidden: User "system:serviceaccount:a:b" cannot patch resource "deployments"'
+RBAC = 'deployments.apps "chat" is forbidden: User "system:serviceaccount:a:b" cannot patch resource "d"'
 QUOTA = 'deployments.apps "chat" is forbidden: exceeded quota: q, requested: count/deployments.apps=1'
 WEBHOOK = 'admission webhook "p.example.com" denied the request: no'
-POLICY = "deployments.apps \"chat\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'p' denied request: no"
+POLICY = "deployments.apps \"chat\" is forbidden: ValidatingAdmissionPolicy 'p' denied request: no"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,210 @@
+"""The real kopf against an HTTP server that lists and watches as an API server does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+
+import pytest
+from aiohttp import web
+
+from slipway_api import names
+from slipway_operator.freshness import Freshness
+from slipway_operator.handlers import watch
+from slipway_operator.intake import Intake
+from slipway_operator.kinds import DEPLOYMENT, OWNED_SELECTOR, PARENT, POD, WATCHED, Key
+from slipway_operator.kube import connect
+from slipway_operator.metrics import Metrics
+from slipway_operator.relist import Relister
+from slipway_operator.store import Store
+from slipway_operator.workqueue import WorkQueue
+
+KEY = Key("team", "chat")
+
+
+def resource(plural, kind, *, namespaced=True):
+    verbs = ["list", "watch", "patch"]
+    return {"name": plural, "singularName": "", "kind": kind, "namespaced": namespaced, "verbs": verbs}
+
+
+CORE = resource("namespaces", "Namespace", namespaced=False)
+CRDS = resource("customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
+
+
+class ApiServer:
+    """Discovery, lists and watches over HTTP. Events go to the watches that are open."""
+
+    def __init__(self):
+        self.objects = {kind: {} for kind in WATCHED}
+        self.watches = {kind: [] for kind in WATCHED}
+        self.asked, self.deaf, self.version = [], set(), 10
+        self.watching = {kind: asyncio.Event() for kind in WATCHED}
+
+    def application(self):
+        application = web.Application()
+        application.router.add_get("/{path:.*}", self.answer)
+        return application
+
+    async def answer(self, request):
+        self.asked.append(request)
+        path = request.path.strip("/")
+        if path == "api":
+            return web.json_response({"versions": ["v1"]})
+        if path == "apis":
+            return web.json_response({"groups": self.groups()})
+        kind = next((kind for kind in WATCHED if path == kind.path(None).strip("/")), None)
+        if kind is not None:
+            return await (self.stream(request, kind) if "watch" in request.query else self.list(kind))
+        return web.json_response({"resources": self.resources(path)})
+
+    def groups(self):
+        versions = {kind.group: kind.version for kind in WATCHED if kind.group}
+        versions["apiextensions.k8s.io"] = "v1"
+        return [
+            {"name": g, "preferredVersion": {"version": v}, "versions": [{"version": v}]}
+            for g, v in versions.items()
+        ]
+
+    def resources(self, path):
+        found = [
+            resource(kind.plural, kind.kind)
+            for kind in WATCHED
+            if path == kind.path(None).strip("/").removesuffix(f"/{kind.plural}")
+        ]
+        return found + ([CORE] if path == "api/v1" else []) + ([CRDS] if "apiextensions" in path else [])
+
+    async def list(self, kind):
+        items = list(self.objects[kind].values())
+        return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
+
+    async def stream(self, request, kind):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        queue = asyncio.Queue()
+        self.watches[kind].append(queue)
+        self.watching[kind].set()
+        try:
+            while (event := await queue.get()) is not None:
+                await response.write(json.dumps(event).encode() + b"\n")
+        except (asyncio.CancelledError, ConnectionResetError):
+            pass
+        finally:
+            self.watches[kind].remove(queue)
+        return response
+
+    def put(self, kind, name="chat", event="MODIFIED", **fields):
+        self.version += 1
+        meta = {"name": name, "namespace": "team", "uid": f"uid-{name}", "resourceVersion": str(self.version)}
+        meta["labels"] = names.labels_of("chat")
+        obj = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta, **fields}
+        if event == "DELETED":
+            self.objects[kind].pop(name)
+        else:
+            self.objects[kind][name] = obj
+        if kind not in self.deaf:
+            for queue in self.watches[kind]:
+                queue.put_nowait({"type": event, "object": obj})
+        return obj
+
+    def cut(self, kind):
+        """End the open watches, as a restarting API server does."""
+        self.watching[kind].clear()
+        for queue in self.watches[kind]:
+            queue.put_nowait(None)
+
+
+class Watching:
+    """An intake with the real kopf before it."""
+
+    def __init__(self, api):
+        self.api, self.store, self.queue = api, Store(), WorkQueue()
+        self.freshness, self.metrics, self.now = Freshness(60), Metrics(), 0.0
+        self.intake = Intake(self.store, self.queue, self.freshness, self.metrics, clock=lambda: self.now)
+
+    async def next(self):
+        async with asyncio.timeout(10):
+            key = await self.queue.get()
+        self.queue.done(key)
+        return key
+
+
+@pytest.fixture
+async def api():
+    return ApiServer()
+
+
+@pytest.fixture
+async def watching(api, kubeconfig):
+    runner = web.AppRunner(api.application(), shutdown_timeout=0.1, handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    kubeconfig(runner.addresses[0][1])
+    api.put(PARENT)
+    watching, started = Watching(api), asyncio.Event()
+    task = asyncio.create_task(watch(watching.intake, (), started.set))
+    async with asyncio.timeout(20):
+        await started.wait()
+        for kind in WATCHED:
+            await api.watching[kind].wait()
+    yield watching
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+    await runner.cleanup()
+
+
+async def test_what_exists_and_what_happens_reaches_the_queue(watching, api):
+    assert await watching.next() == KEY
+    assert watching.store.get(PARENT, KEY) is not None
+    for kind in (DEPLOYMENT, POD):
+        api.put(kind, event="ADDED")
+        assert await watching.next() == KEY
+        api.put(kind, event="DELETED")
+        assert await watching.next() == KEY
+        assert watching.store.get(kind, KEY) is None
+
+
+async def test_kopf_asks_for_no_more_than_it_needs_and_writes_nothing(watching, api):
+    await watching.next()
+    assert {request.method for request in api.asked} == {"GET"}
+    listed = {
+        request.path for request in api.asked if "labelSelector" in request.query or "limit" in request.query
+    }
+    assert listed == {kind.path(None) for kind in WATCHED}
+    asked = {request.path for request in api.asked}
+    assert not any("namespaces" in path or "customresourcedefinitions" in path for path in asked)
+    assert not any("kopf" in path or "zalando" in path for path in asked)
+    for request in api.asked:
+        if request.path in {kind.path(None) for kind in WATCHED if kind is not PARENT}:
+            assert request.query["labelSelector"] == OWNED_SELECTOR
+
+
+async def test_a_cut_watch_is_opened_again_and_nothing_is_lost(watching, api):
+    await watching.next()
+    api.cut(DEPLOYMENT)
+    api.put(DEPLOYMENT, event="ADDED", spec=1)
+    async with asyncio.timeout(20):
+        await api.watching[DEPLOYMENT].wait()
+    api.put(DEPLOYMENT, spec=2)
+    await watching.next()
+    assert watching.store.get(DEPLOYMENT, KEY)["spec"] == 2
+
+
+async def test_a_watch_that_is_open_and_dead_is_noticed(watching, api):
+    """The connection stands, the server answers lists, but the stream says nothing any more."""
+    await watching.next()
+    async with connect() as kube:
+        relister = Relister(kube, watching.intake, [None], 300)
+        api.put(POD, event="ADDED")
+        assert await watching.next() == KEY
+        api.deaf.add(POD)
+        api.put(POD, spec={"nodeName": "n"})
+        assert await relister.relist(POD)
+        assert await watching.next() == KEY  # the list healed the store
+        assert watching.freshness.dead() == []
+        watching.now = 61
+        assert watching.intake.suspects(POD)
+        assert await relister.relist(POD)
+        assert "the watch of pods has not delivered team/chat" in watching.freshness.dead()[0]
+        assert not watching.intake.suspects(DEPLOYMENT)
