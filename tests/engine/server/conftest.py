@@ -104,22 +104,34 @@ def model():
 
 
 @pytest.fixture(scope="session")
-def start_server(tmp_path_factory, model):
-    """Return what starts a server with a toy core; all that were started end with the session."""
+def start_process(tmp_path_factory):
+    """Return what starts a server by its command line; all that were started end with the session."""
     started = []
 
-    def start(core="EchoCore", *, environment=None, ready=True, **settings):
+    def start(argv, environment=None):
         port = free_port()
-        argv = [sys.executable, str(HERE / "launch.py"), str(model), core, str(port)]
-        argv += [f"{name}={value}" for name, value in settings.items()]
-        toys = {f"SLIPWAY_TEST_{name.upper()}": value for name, value in (environment or {}).items()}
-        server = Server(argv, port, tmp_path_factory.mktemp("server"), toys | {"PYTHONPATH": str(DOUBLES)})
+        argv = [part.format(port=port) for part in argv] if "{port}" in argv else [*argv, "--port", str(port)]
+        server = Server(argv, port, tmp_path_factory.mktemp("server"), environment or {})
         started.append(server)
-        return server.wait() if ready else server
+        return server
 
     yield start
     for server in started:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def start_server(start_process, model):
+    """Return what starts a server with a toy core."""
+
+    def start(core="EchoCore", *, environment=None, ready=True, **settings):
+        argv = [sys.executable, str(HERE / "launch.py"), str(model), core, "{port}"]
+        argv += [f"{name}={value}" for name, value in settings.items()]
+        toys = {f"SLIPWAY_TEST_{name.upper()}": value for name, value in (environment or {}).items()}
+        server = start_process(argv, toys | {"PYTHONPATH": str(DOUBLES)})
+        return server.wait() if ready else server
+
+    return start
 
 
 @pytest.fixture(scope="module")

@@ -137,7 +137,7 @@ def test_a_pause_that_the_server_asks_for_is_kept(web, tmp_path):
 )
 def test_what_will_not_pass_is_not_tried_again(web, tmp_path, status, kind):
     web.script["/m.gguf"] = [status]
-    with pytest.raises(kind, match="m.gguf"):
+    with pytest.raises(kind, match=r"m\.gguf"):
         fetch(web, tmp_path / "m.gguf")
     assert len(web.requests) == 1
 
