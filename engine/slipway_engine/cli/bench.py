@@ -108,7 +108,7 @@ def _table(figures: dict[str, float]) -> str:
 
 def _prompts(arguments: argparse.Namespace) -> list[str]:
     """Return different prompts, the same in each run with the same seed."""
-    draw = random.Random(arguments.seed)  # noqa: S311 - words, not secrets
+    draw = random.Random(arguments.seed or 0)  # noqa: S311 - words, not secrets
 
     def word() -> str:
         return "".join(draw.choices(_SYLLABLES, k=draw.randint(1, 3)))
@@ -117,12 +117,13 @@ def _prompts(arguments: argparse.Namespace) -> list[str]:
 
 
 def _in_process(arguments: argparse.Namespace, prompts: Sequence[str]) -> tuple[list[Timing], float]:
-    from slipway_engine.core.engine import EngineCore  # brings torch, which --help can do without
     from slipway_engine.tokenizer.load import load_tokenizer
 
     model = model_path(arguments.model, arguments.revision, allow_http=arguments.allow_http)
     with waiting("Loading the model"):
         tokenizer = load_tokenizer(model)
+        from slipway_engine.core.engine import EngineCore  # brings torch, which --help can do without
+
         core = EngineCore(engine_config(arguments, model))
     sampling = SamplingParams(max_tokens=arguments.output_len, temperature=0, ignore_eos=True)
     queue = [(str(n), tuple(tokenizer.encode(prompt))) for n, prompt in enumerate(prompts)]

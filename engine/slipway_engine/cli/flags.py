@@ -46,83 +46,52 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the engine's limits and choices."""
+    """Add the engine's limits and choices; one that is not given is None and leaves the default."""
     group = parser.add_argument_group("engine", "what is left out is decided from the model and the machine")
-    group.add_argument(
-        "--max-model-len", type=positive, metavar="N", help="longest prompt + answer, in tokens"
-    )
-    group.add_argument(
-        "--max-num-seqs",
-        type=positive,
-        default=64,
-        metavar="N",
-        help="most sequences in one step (default: 64)",
-    )
-    group.add_argument(
-        "--max-num-batched-tokens",
-        type=positive,
-        default=512,
-        metavar="N",
-        help="most tokens in one step; longer prompts go in pieces (default: 512)",
-    )
+
+    def count(flag: str, text: str) -> None:
+        group.add_argument(flag, type=positive, metavar="N", help=text)
+
+    count("--max-model-len", "longest prompt + answer, in tokens")
+    count("--max-num-seqs", "most sequences in one step (default: 64)")
+    count("--max-num-batched-tokens", "most tokens in one step; longer prompts go in pieces (default: 512)")
+    count("--max-waiting", "most sequences that wait; more are refused with 429 (default: 1024)")
     group.add_argument(
         "--enable-prefix-caching",
         action=argparse.BooleanOptionalAction,
-        default=True,
         help="keep the KV blocks of prompts for those that begin alike (default: yes)",
     )
     group.add_argument(
         "--memory-percent",
         type=percent,
-        default=90,
         metavar="P",
         help="share of the memory limit to plan with (default: 90)",
     )
-    group.add_argument(
-        "--kv-cache-memory-bytes",
-        type=positive,
-        metavar="N",
-        help="memory for KV blocks, in place of the share",
-    )
-    group.add_argument(
-        "--block-size", type=positive, default=DEFAULT_BLOCK_SIZE, metavar="N", help="tokens in one KV block"
-    )
-    group.add_argument(
-        "--max-waiting",
-        type=positive,
-        default=1024,
-        metavar="N",
-        help="most waiting sequences (default: 1024)",
-    )
-    group.add_argument(
-        "--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto", help="default: auto"
-    )
-    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    group.add_argument(
-        "--num-threads", type=positive, metavar="N", help="compute threads (default: CPU quota)"
-    )
-    group.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="for requests without one (default: 0)"
-    )
+    count("--kv-cache-memory-bytes", "memory for KV blocks, in place of the share")
+    count("--block-size", f"tokens in one KV block (default: {DEFAULT_BLOCK_SIZE})")
+    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
+    count("--num-threads", "compute threads (default: the CPU quota)")
+    group.add_argument("--seed", type=int, metavar="N", help="for requests without one (default: 0)")
+
+
+# The configuration's field behind each flag, where the two have different names.
+_FIELDS = {
+    "max_num_batched_tokens": "max_batch_tokens",
+    "enable_prefix_caching": "prefix_caching",
+    "kv_cache_memory_bytes": "kv_cache_bytes",
+}
+_SAME = (
+    "max_model_len", "max_num_seqs", "max_waiting", "memory_percent", "block_size", "dtype", "device",
+    "num_threads", "seed",
+)  # fmt: skip
 
 
 def engine_config(arguments: argparse.Namespace, model: Path) -> EngineConfig:
     """Return the configuration that the flags ask for."""
-    return EngineConfig(
-        model=model,
-        max_model_len=arguments.max_model_len,
-        max_num_seqs=arguments.max_num_seqs,
-        max_batch_tokens=arguments.max_num_batched_tokens,
-        block_size=arguments.block_size,
-        kv_cache_bytes=arguments.kv_cache_memory_bytes,
-        memory_percent=arguments.memory_percent,
-        prefix_caching=arguments.enable_prefix_caching,
-        max_waiting=arguments.max_waiting,
-        dtype=arguments.dtype,
-        device=arguments.device,
-        num_threads=arguments.num_threads,
-        seed=arguments.seed,
-    )
+    fields = _FIELDS | {name: name for name in _SAME}
+    given = {field: getattr(arguments, flag) for flag, field in fields.items()}
+    return EngineConfig(model, **{field: value for field, value in given.items() if value is not None})
 
 
 def model_path(source: str, revision: str | None, *, allow_http: bool = False) -> Path:

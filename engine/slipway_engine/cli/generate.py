@@ -43,11 +43,12 @@ def add(commands: Any) -> argparse.ArgumentParser:
 
 def run(arguments: argparse.Namespace) -> int:
     """Generate; return the exit status."""
-    from slipway_engine.core.engine import EngineCore  # brings torch, which --help can do without
 
     model = model_path(arguments.model, arguments.revision, allow_http=arguments.allow_http)
     with waiting("Loading the model"):
         tokenizer = load_tokenizer(model)
+        from slipway_engine.core.engine import EngineCore  # brings torch, which --help can do without
+
         core = EngineCore(engine_config(arguments, model))
     core.add_request(_request(arguments, tokenizer, core.ready.max_model_len))
     detokenizer = tokenizer.detokenizer()

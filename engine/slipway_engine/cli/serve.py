@@ -16,8 +16,7 @@ from slipway_engine.cli.flags import (
     seconds,
 )
 from slipway_engine.process.client import CoreCommand
-from slipway_engine.server.run import serve
-from slipway_engine.server.settings import ServerSettings
+from slipway_engine.server.settings import DRAIN_SECONDS, ServerSettings
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -55,7 +54,6 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--drain-seconds",
         type=seconds,
-        default=300.0,
         metavar="S",
         help="how long running requests may go on after SIGTERM (default: 300)",
     )
@@ -66,27 +64,29 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
 
 def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
     """Serve; return the exit status."""
+    from slipway_engine.server.run import serve  # brings the web framework, which --help can do without
+
     if (arguments.model is None) == (arguments.file is None):
         parser.error("give either MODEL or -f YAML")
     if arguments.file is not None:
-        _take_over(parser, arguments)
+        take_over(arguments)
     model = model_path(arguments.model, arguments.revision, allow_http=arguments.allow_http)
     settings = ServerSettings(
         host=arguments.host,
         port=arguments.port,
         served_names=tuple(arguments.served_model_name or [arguments.model]),
-        drain_seconds=arguments.drain_seconds,
+        drain_seconds=DRAIN_SECONDS if arguments.drain_seconds is None else arguments.drain_seconds,
         max_body_bytes=arguments.max_body_bytes,
         chat_template=arguments.chat_template,
     )
     return serve(engine_config(arguments, model), settings, CoreCommand(log_format=arguments.log_format))
 
 
-def _take_over(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
-    """Let the object say what the command line did not."""
+def take_over(arguments: argparse.Namespace) -> None:
+    """Let the object in the file say what the command line did not."""
     described = deployment.read(arguments.file)
     arguments.model = deployment.source_here(described.source)
     arguments.revision = arguments.revision or described.revision
     for name, value in described.flags.items():
-        if getattr(arguments, name) == parser.get_default(name):
+        if getattr(arguments, name) is None:
             setattr(arguments, name, value)

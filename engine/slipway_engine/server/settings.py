@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+
+DRAIN_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,10 +24,9 @@ class ServerSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     served_names: tuple[str, ...] = ("model",)
-    drain_seconds: float = 300.0
+    drain_seconds: float = DRAIN_SECONDS
     max_body_bytes: int = 8 << 20
     max_sequences: int = 128
     body_seconds: float = 60.0
     chat_template: Path | None = None
     log_format: str = "auto"
-    core_environment: dict[str, str] = field(default_factory=dict)

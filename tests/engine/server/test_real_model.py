@@ -41,7 +41,16 @@ def expected(model):
 
 @pytest.fixture(scope="module")
 def real(model, start_process):
-    argv = [sys.executable, "-m", "slipway_engine", "serve", str(model), "--served-model-name", "smollm2", "toy"]
+    argv = [
+        sys.executable,
+        "-m",
+        "slipway_engine",
+        "serve",
+        str(model),
+        "--served-model-name",
+        "smollm2",
+        "toy",
+    ]
     argv += ["--max-model-len", "512", "--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "16"]
     return start_process(argv).wait(seconds=120)
 
@@ -85,7 +94,9 @@ def test_a_chat_through_the_official_client(real):
         text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
         assert "Paris" in text
         assert last.usage.completion_tokens <= 24
-        again = client.chat.completions.create(model="smollm2", messages=messages, max_tokens=24, temperature=0)
+        again = client.chat.completions.create(
+            model="smollm2", messages=messages, max_tokens=24, temperature=0
+        )
         assert again.choices[0].message.content == text
         assert again.usage.prompt_tokens_details.cached_tokens > 0
 
@@ -134,12 +145,13 @@ def test_metrics_carry_the_names_that_dashboards_know(real):
     text = real.http.get("/metrics").text
     for name in (
         "num_requests_running", "num_requests_waiting", "kv_cache_usage_perc", "num_preemptions_total",
-        "prefix_cache_queries_total", "prefix_cache_hits_total", "prompt_tokens_total", "generation_tokens_total",
+        "prefix_cache_queries_total", "prefix_cache_hits_total", "prompt_tokens_total",
+        "generation_tokens_total",
         "request_success_total", "time_to_first_token_seconds_bucket", "inter_token_latency_seconds_bucket",
         "e2e_request_latency_seconds_bucket", "request_queue_time_seconds_bucket",
         "request_prefill_time_seconds_bucket", "request_decode_time_seconds_bucket",
     ):  # fmt: skip
-        assert f'slipway:{name}{{' in text, name
+        assert f"slipway:{name}{{" in text, name
     assert 'model_name="smollm2"' in text
     assert real.metric("generation_tokens_total") > 0
 
@@ -147,7 +159,10 @@ def test_metrics_carry_the_names_that_dashboards_know(real):
 def test_the_bench_command_measures_it(real):
     argv = [sys.executable, "-m", "slipway_engine", "bench", "--url", real.url, "--requests", "4", "--json"]
     done = subprocess.run(
-        [*argv, "--concurrency", "2", "--input-len", "8", "--output-len", "4"], capture_output=True, text=True, check=True
+        [*argv, "--concurrency", "2", "--input-len", "8", "--output-len", "4"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     figures = json.loads(done.stdout)
     assert (figures["requests"], figures["output_tokens"]) == (4, 16)

@@ -106,14 +106,16 @@ def hub(web, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", web.url)
     monkeypatch.delenv("HF_TOKEN", raising=False)
 
+    def pointer(body):
+        return {"lfs": {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), "pointerSize": 130}}
+
     def publish(name, files, *, private=False, gated=False, revision="main"):
         siblings = [
             {
                 "rfilename": file,
                 "size": len(body),
                 "blobId": hashlib.sha1(body).hexdigest(),
-                **({"lfs": {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), "pointerSize": 130}}
-                   if file.endswith((".safetensors", ".gguf", ".bin")) else {}),
+                **(pointer(body) if file.endswith((".safetensors", ".gguf", ".bin")) else {}),
             }
             for file, body in files.items()
         ]  # fmt: skip
