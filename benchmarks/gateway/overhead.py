@@ -134,7 +134,7 @@ async def stream(port: int, into: Round) -> None:
         b"Authorization: Bearer %b\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
         % (KEY.encode(), len(BODY), BODY)
     )
-    first = True
+    first, answer = True, b""
     while line := await reader.readline():
         if line.startswith(b"data: {"):
             now = time.monotonic_ns()
@@ -144,8 +144,10 @@ async def stream(port: int, into: Round) -> None:
                 first = False
         elif line.startswith(b"data: [DONE]"):
             break
+        else:
+            answer = (answer + line)[:600]
     else:
-        raise SystemExit("A stream ended before its end; look at the gateway's log above.")
+        raise RuntimeError(f"a stream ended before its end: {answer.decode(errors='replace')}")
     writer.close()
 
 

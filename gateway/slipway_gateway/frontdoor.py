@@ -94,6 +94,12 @@ class FrontDoor:
             response.force_close()
         return response
 
+    def unreadable(self, status: int) -> None:
+        """Write down a request of which not even the head could be read."""
+        record = Record("", "", "other", outcome=REFUSED, status=status)
+        self._metrics.finished(record)
+        self._access_log.write(record)
+
     async def _answer(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         try:
             self._admission.enter()

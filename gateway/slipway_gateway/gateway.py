@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 
 import aiohttp
@@ -73,7 +74,7 @@ class Gateway:
 
     async def _listen(self) -> None:
         settings = self._settings
-        listener = Listener(self.door.handle, settings.limits, settings.timeouts)
+        listener = Listener(self.door.handle, self.door.unreadable, settings.limits, settings.timeouts)
         self._front = web.ServerRunner(listener, shutdown_timeout=CLOSE_SECONDS)
         self._admin = web.AppRunner(
             admin.application(self.metrics.registry, self._dead, self._unready),
@@ -125,6 +126,7 @@ class Gateway:
         stopped, hurried = asyncio.Event(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, lambda: (hurried if stopped.is_set() else stopped).set())
+        _allow_all_files()
         await self.start()
         await stopped.wait()
         draining = asyncio.create_task(self.drain())
@@ -134,3 +136,9 @@ class Gateway:
             task.cancel()
         await asyncio.gather(draining, hurry, return_exceptions=True)
         await self.stop()
+
+
+def _allow_all_files() -> None:
+    """Raise the limit on open files to what may be had: a stream takes two, and the usual limit is 1024."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

@@ -28,9 +28,12 @@ Handle = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 class Listener(web.Server):
     """Serves connections of our own kind."""
 
-    def __init__(self, handle: Handle, limits: Limits, timeouts: Timeouts) -> None:
+    def __init__(
+        self, handle: Handle, unreadable: Callable[[int], None], limits: Limits, timeouts: Timeouts
+    ) -> None:
         super().__init__(self._handle, handler_cancellation=True)
         self._answer = handle
+        self.unreadable = unreadable
         self._limits = limits
         self._timeouts = timeouts
 
@@ -131,6 +134,8 @@ class Connection(RequestHandler):
                 "invalid_request_error",
                 "invalid_http",
             )
+            if isinstance(self._manager, Listener):
+                self._manager.unreadable(status)
         response = web.Response(status=status, body=body, content_type="application/json")
         response.force_close()
         return response

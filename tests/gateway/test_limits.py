@@ -163,6 +163,7 @@ async def test_a_head_that_could_be_read_in_two_ways_is_refused(cluster: Cluster
     hidden = b"GET /hidden HTTP/1.1\r\nHost: x\r\n\r\n"
     answer = await raw(cluster, head(*lines) + b"10\r\n" + BODY + b"\r\n0\r\n\r\n" + hidden)
     assert re.findall(rb"HTTP/1.\d (\d+)", answer) == [b"400"]
+    assert [record["status"] for record in cluster.records()] == [400]
     assert json.loads(answer.split(b"\r\n\r\n")[1])["error"]["code"] in ("invalid_http", "invalid_request")
     assert pod.requests == 0
 

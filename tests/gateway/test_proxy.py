@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import openai
 import pytest
 
+from slipway_gateway import upstream
 from slipway_gateway.limits import Timeouts
-from slipway_gateway.objects import Key
+from slipway_gateway.objects import Endpoint, Key
 
 from .conftest import (
     OK,
@@ -409,3 +411,23 @@ async def test_the_access_log_has_the_facts_and_no_content(cluster: Cluster):
     assert (refused["status"], refused["outcome"], refused["deployment"]) == (404, "refused", None)
     assert "private" not in cluster.log.getvalue()
     assert "made-up-name" not in cluster.log.getvalue()
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_a_gateway_without_cpu_does_not_blame_the_pod(steps: int):
+    pod = Pod(OK)
+    await pod.start()
+
+    async def block() -> None:
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        time.sleep(0.3)  # noqa: ASYNC251 - the loop is held up on purpose
+
+    async with upstream.open_session(Timeouts(connect=0.1)) as session:
+        endpoint = Endpoint(f"http://127.0.0.1:{pod.port}", "p", "u")
+        blocking = asyncio.create_task(block())
+        response = await upstream.send(session, Key("a", "chat"), endpoint, "/v1/completions", b"{}", {})
+        assert response.status == 200
+        await response.read()
+        await blocking
+    await pod.stop()

@@ -1,0 +1,63 @@
+"""The chart's gateway: arguments that the program takes, rights to look and nothing more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slipway_gateway.__main__ import parser, settings_of
+from slipway_gateway.settings import AuthMode
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def helm() -> str:
+    command = [sys.executable, "-m", "e2e.cluster", "helm"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def render(helm: str, *settings: str) -> list[dict[str, Any]]:
+    command = [helm, "template", "x", str(ROOT / "charts/slipway"), "--namespace", "sys"]
+    command += [word for setting in settings for word in ("--set-json", setting)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return [
+        obj
+        for obj in yaml.safe_load_all(text)
+        if obj and obj["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "gateway"
+    ]
+
+
+def test_there_is_no_gateway_unless_asked_for(helm: str):
+    assert render(helm) == []
+
+
+@pytest.mark.parametrize("mode", ["tenants", "none"])
+def test_the_program_takes_the_charts_arguments(helm: str, mode: str):
+    objects = render(helm, "gateway.enabled=true", f'gateway.authMode="{mode}"', 'watchNamespaces=["a","b"]')
+    pod = next(obj for obj in objects if obj["kind"] == "Deployment")["spec"]["template"]["spec"]
+    settings = settings_of(parser().parse_args(pod["containers"][0]["args"]))
+    assert settings.auth_mode is AuthMode(mode)
+    assert settings.namespaces == ("a", "b")
+    assert pod["terminationGracePeriodSeconds"] > settings.timeouts.drain
+
+
+@pytest.mark.parametrize("namespaces", ["[]", '["a"]'])
+@pytest.mark.parametrize("mode", ["tenants", "none"])
+def test_it_may_look_and_nothing_more(helm: str, mode: str, namespaces: str):
+    objects = render(
+        helm, "gateway.enabled=true", f'gateway.authMode="{mode}"', f"watchNamespaces={namespaces}"
+    )
+    roles = [obj for obj in objects if obj["kind"] in ("Role", "ClusterRole")]
+    rules = [(obj, rule) for obj in roles for rule in obj["rules"]]
+    assert all(rule["verbs"] == ["get", "list", "watch"] for _, rule in rules)
+    secrets = [obj for obj, rule in rules if "secrets" in rule["resources"]]
+    assert [(obj["kind"], obj["metadata"]["namespace"]) for obj in secrets] == (
+        [("Role", "sys")] if mode == "tenants" else []
+    )
+    assert any(obj["kind"] == "ClusterRole" for obj in roles) == (namespaces == "[]")
