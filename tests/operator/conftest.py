@@ -85,7 +85,7 @@ class Recorded:
             "name": container,
             "ready": False,
             "restartCount": 2,
-            "state": now if waiting else {"running": {"startedAt": NOW}},
+            "state": now if waiting else {"running": {"startedAt": "2099-01-01T00:00:00Z"}},
             "lastState": {"terminated": {"startedAt": NOW, "finishedAt": NOW, **terminated}},
         }
         if container == "engine":

@@ -308,6 +308,19 @@ def test_an_evicted_pod_and_a_lost_node_are_told(recorded):
     assert explain_pod(evicted).reason is Reason.EVICTED
     assert "low on resource: memory" in explain_pod(evicted).message
     assert explain_pod(lost).reason is Reason.NODE_LOST
+    silent = recorded.ready(parent)  # as the node controller marks the pods of a node that went silent
+    next(c for c in silent["status"]["conditions"] if c["type"] == "Ready")["status"] = "False"
+    assert explain_pod(silent).reason is Reason.NODE_LOST
+    assert "kubectl describe node slipway" in explain_pod(silent).command
+
+
+def test_an_engine_that_served_and_stopped_is_not_called_loading(recorded):
+    pod = recorded.pod(recorded.parent())
+    assert explain_pod(pod).reason is Reason.LOADING
+    next(c for c in pod["status"]["conditions"] if c["type"] == "Ready")["lastTransitionTime"] = (
+        "2099-01-01T00:00:00Z"
+    )
+    assert explain_pod(pod).reason is Reason.ENGINE_UNHEALTHY
 
 
 # -- the roll-up --------------------------------------------------------------------------------------------

@@ -63,6 +63,7 @@ def explain_pod(pod: Object, events: Collection[Object] = ()) -> Finding | None:
         or _config(pod)
         or _ended(pod)
         or _lost(pod)
+        or _fell_ill(pod)
         or _on_the_way(pod)
     )
 
@@ -146,11 +147,28 @@ def _ended(pod: Object) -> Finding | None:
 
 
 def _lost(pod: Object) -> Finding | None:
+    """Return that the node is gone: then the pod is unready although its container still counts as ready."""
     status = pod.get("status") or {}
-    if status.get("reason") != "NodeLost":
+    serving = any(
+        container["name"] == names.ENGINE_CONTAINER and container.get("ready")
+        for container in status.get("containerStatuses") or ()
+    )
+    if status.get("reason") != "NodeLost" and not serving:
         return None
     node = (pod.get("spec") or {}).get("nodeName", "?")
     return Finding(Reason.NODE_LOST, f"node {node} does not answer", f"kubectl describe node {node}")
+
+
+def _fell_ill(pod: Object) -> Finding | None:
+    """Return that the engine was ready since it started, and is no more."""
+    running = next(
+        (state.get("running") for name, state, _ in _states(pod) if name == names.ENGINE_CONTAINER), None
+    )
+    changed = _condition(pod, "Ready").get("lastTransitionTime")
+    if not running or not changed or str(changed) <= str(running.get("startedAt") or changed):
+        return None
+    text = "the engine served and stopped reporting ready: it hangs or is overloaded"
+    return Finding(Reason.ENGINE_UNHEALTHY, text, _logs(pod, names.ENGINE_CONTAINER))
 
 
 def _on_the_way(pod: Object) -> Finding:
