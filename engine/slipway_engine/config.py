@@ -24,6 +24,9 @@ class EngineConfig:
         dtype: compute and weight type: "auto", "float32", "bfloat16" or "float16".
         device: "auto", "cpu" or "cuda".
         num_threads: compute threads; None takes the cgroup's CPU quota.
+        cpu_backend: "auto", "native" (C++) or "torch": what computes on a CPU.
+        quantization: "auto" and "none" compute with the checkpoint's own values, "int8" in bytes.
+        kv_cache_dtype: "auto", "float16" or "float32": what the native path keeps keys and values in.
         seed: base of the random streams of requests that bring no seed of their own.
     """
 
@@ -40,3 +43,6 @@ class EngineConfig:
     device: str = "auto"
     num_threads: int | None = None
     seed: int = 0
+    cpu_backend: str = "auto"
+    quantization: str = "auto"
+    kv_cache_dtype: str = "auto"

@@ -10,6 +10,7 @@ from slipway_engine.core.machine import Machine
 from slipway_engine.core.torch_backend import TorchBackend
 from slipway_engine.errors import InvalidArgument
 from slipway_engine.loading.checkpoint import Checkpoint
+from slipway_engine.native import backend as native_backend
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -17,6 +18,9 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 def choose_backend(config: EngineConfig, checkpoint: Checkpoint, machine: Machine) -> Backend:
     """Return the best way to run `checkpoint` on this machine, within what the configuration asks for."""
     device = choose_device(config.device)
+    native = native_backend.choose(config, checkpoint, device, threads_of(config, machine))
+    if native is not None:
+        return native
     return TorchBackend(
         checkpoint, device, choose_dtype(config.dtype, checkpoint.config.dtype, device, machine)
     )
@@ -47,10 +51,16 @@ def choose_dtype(name: str, checkpoint: torch.dtype, device: torch.device, machi
     return _DTYPES[name]
 
 
-def set_threads(config: EngineConfig, machine: Machine) -> int:
-    """Size torch's thread pool by the cgroup's quota; more threads than that fight for it."""
+def threads_of(config: EngineConfig, machine: Machine) -> int:
+    """Return how many threads compute: as many as asked for, or as the cgroup's quota has processors."""
     threads = machine.threads() if config.num_threads is None else config.num_threads
     if threads < 1:
         raise InvalidArgument(f"num_threads is {threads}; it must be at least 1.")
+    return threads
+
+
+def set_threads(config: EngineConfig, machine: Machine) -> int:
+    """Size torch's thread pool by the cgroup's quota; more threads than that fight for it."""
+    threads = threads_of(config, machine)
     torch.set_num_threads(threads)
     return threads

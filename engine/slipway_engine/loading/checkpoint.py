@@ -34,8 +34,11 @@ class Checkpoint(Protocol):
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """Copy the tensor `name` into `out`, a contiguous tensor of its shape, converting to its dtype."""
 
-    def stored(self, name: str) -> tuple[str, Bytes]:
-        """Return the type of the tensor `name` in GGML's names, and its bytes row by row."""
+    def stored_type(self, name: str) -> str:
+        """Return the type of the tensor `name` in the file, by its GGML name."""
+
+    def stored(self, name: str) -> Bytes:
+        """Return the bytes [rows, bytes] of the tensor `name`, of its stored type."""
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

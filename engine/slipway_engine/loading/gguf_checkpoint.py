@@ -59,14 +59,18 @@ class GGUFCheckpoint:
         if self.config.architecture == "LlamaForCausalLM" and _PERMUTED.search(name):
             out.copy_(halve(out, self.config.head_dim))
 
-    def stored(self, name: str) -> tuple[str, Bytes]:
-        """Return the type and the blocks [rows, bytes] of `name`, rows in Hugging Face's order."""
+    def stored_type(self, name: str) -> str:
+        """Return the type of `name` in the file."""
+        return self.file.tensors[self._names[name]].type.name
+
+    def stored(self, name: str) -> Bytes:
+        """Return the blocks [rows, bytes] of `name`, rows of queries and keys in Hugging Face's order."""
         info = self.file.tensors[self._names[name]]
         rows = self.file.raw(info.name).reshape(info.shape[0], -1)
         if self.config.architecture == "LlamaForCausalLM" and _PERMUTED.search(name):
             pairs = rows.reshape(-1, self.config.head_dim // 2, 2, rows.shape[1])
             rows = pairs.swapaxes(1, 2).reshape(rows.shape)
-        return info.type.name, rows
+        return rows
 
 
 def read_config(file: GGUFFile) -> DecoderConfig:

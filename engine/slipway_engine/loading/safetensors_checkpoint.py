@@ -18,7 +18,6 @@ from slipway_engine.loading.limits import MAX_SHARDS
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 _DTYPES = ("F32", "BF16", "F16")
-_STORED = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 
 
 class SafetensorsCheckpoint:
@@ -30,6 +29,7 @@ class SafetensorsCheckpoint:
         self._shards: dict[str, Any] = {}
         self._shard_of: dict[str, str] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._types: dict[str, str] = {}
         index = _index(path)
         for shard in sorted(set(index.values())) if index else [SINGLE]:
             self._open(shard, index)
@@ -48,13 +48,17 @@ class SafetensorsCheckpoint:
         with _explained(self.path / shard):
             out.copy_(self._shards[shard].get_tensor(name))
 
-    def stored(self, name: str) -> tuple[str, Bytes]:
-        """Return the type and the bytes [rows, bytes] of `name`."""
+    def stored_type(self, name: str) -> str:
+        """Return the type of `name` in its shard."""
+        return self._types[name]
+
+    def stored(self, name: str) -> Bytes:
+        """Return the bytes [rows, bytes] of `name`."""
         shard = self._shard_of[name]
         with _explained(self.path / shard):
             tensor: torch.Tensor = self._shards[shard].get_tensor(name).contiguous()
         rows: Bytes = tensor.view(torch.uint8).numpy()
-        return _STORED[tensor.dtype], rows
+        return rows
 
     def _open(self, shard: str, index: Mapping[str, str]) -> None:
         path = self.path / shard
@@ -77,6 +81,7 @@ class SafetensorsCheckpoint:
             )
         self._shard_of[name] = shard
         self._shapes[name] = tuple(view.get_shape())
+        self._types[name] = kind
 
 
 def _index(path: Path) -> dict[str, str]:

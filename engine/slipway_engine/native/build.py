@@ -1,8 +1,9 @@
 """Compiles the native library with the system's C++ compiler: `python -m slipway_engine.native.build`.
 
-Each instruction set is a translation unit with flags of its own; the rest is compiled for the baseline, so one
-library runs on every processor of its architecture. The file's name carries the digest of the sources, so that a
-library of other sources is never loaded. Needs the standard library alone: images build it in a stage of their own.
+Each instruction set is a translation unit with flags of its own; the rest is compiled for the baseline, so
+one library runs on every processor of its architecture. The file's name carries the digest of the sources,
+so that a library of other sources is never loaded. Needs the standard library alone: images build it in a
+stage of their own.
 """
 
 from __future__ import annotations

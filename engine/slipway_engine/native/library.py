@@ -222,7 +222,8 @@ class Rows:
     def of_floats(cls, weight: Array) -> Rows:
         """Return float32 or float16 numbers as rows."""
         kind = {np.dtype(np.float32): Format.F32, np.dtype(np.float16): Format.F16}[weight.dtype]
-        return cls(kind, *weight.shape, np.ascontiguousarray(weight))
+        rows, width = weight.shape
+        return cls(kind, rows, width, np.ascontiguousarray(weight))
 
 
 class Matrix:

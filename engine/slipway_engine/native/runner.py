@@ -1,4 +1,4 @@
-"""A plan in, logits out, as the torch runner does it, but the whole step is one call of the native library."""
+"""A plan in, logits out, as the torch runner does it, but a step is one call of the native library."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """From a checkpoint to packed matrices: the file's own values, fused as the step reads them.
 
-Blocks that the library computes with (Q8_0, Q4_0, Q4_1, and F16, BF16, F32) are packed as they are; other types
-are unpacked to float32 first, which loses nothing. `int8` packs floats as Q8_0 where 32 divides their width.
+Blocks that the library computes with (Q8_0, Q4_0, Q4_1, and F16, BF16, F32) are packed as they are; other
+types are unpacked to float32 first, which loses nothing. `int8` packs floats as Q8_0 where 32 divides their
+width.
 """
 
 from __future__ import annotations
@@ -108,22 +109,20 @@ class _Packer:
         )
 
     def matrix(self, names: Sequence[str], gated: bool = False) -> Matrix:
-        stored = [self.checkpoint.stored(f"{name}.weight") for name in names]
-        shapes = [self.checkpoint.shapes[f"{name}.weight"] for name in names]
-        types, width = [kind for kind, _ in stored], shapes[0][1]
-        native = len(set(types)) == 1 and types[0] in _NATIVE
-        parts = [
-            Rows(_NATIVE[kind], shape[0], width, np.ascontiguousarray(data))
-            if native
-            else self.unpacked(f"{name}.weight", shape)
-            for name, shape, (kind, data) in zip(names, shapes, stored, strict=True)
-        ]
+        names = [f"{name}.weight" for name in names]
+        types = [self.checkpoint.stored_type(name) for name in names]
+        width = self.checkpoint.shapes[names[0]][1]
+        read = self.as_stored if len(set(types)) == 1 and types[0] in _NATIVE else self.unpacked
+        parts = [read(name) for name in names]
         return Matrix(self.pool, parts, packed_format(types, width, self.int8), gated)
 
-    def unpacked(self, name: str, shape: tuple[int, ...]) -> Rows:
-        values = torch.empty(shape, dtype=torch.float32)
-        self.checkpoint.read_into(name, values)
-        return Rows.of_floats(values.numpy())
+    def as_stored(self, name: str) -> Rows:
+        rows, width = self.checkpoint.shapes[name]
+        format = _NATIVE[self.checkpoint.stored_type(name)]
+        return Rows(format, rows, width, np.ascontiguousarray(self.checkpoint.stored(name)))
+
+    def unpacked(self, name: str) -> Rows:
+        return Rows.of_floats(self.vector(name))
 
     def vector(self, name: str) -> Array:
         values = torch.empty(self.checkpoint.shapes[name], dtype=torch.float32)

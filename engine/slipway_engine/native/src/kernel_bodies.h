@@ -7,7 +7,7 @@ namespace {
 
 using namespace slipway;
 
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 32")
 
 float sum_of(F a) {
   float lanes[16];
@@ -190,9 +190,88 @@ void finish(const Epilogue& e, const float* sums, int rows, int64_t panel) {
   }
 }
 
+// Few rows: the weights are unpacked in registers and used at once, the same values in the same order as by slabs.
+template <Format FORMAT, int ROWS, int PANELS>
+void direct(const Matrix& w, int64_t panel, const float* x, int64_t ldx, float* out) {
+  constexpr int kVectors = PANELS * 2;
+  F sums[ROWS][kVectors];
+  UNROLL for (int r = 0; r < ROWS; r++)
+    UNROLL for (int v = 0; v < kVectors; v++) sums[r][v] = zero();
+  const uint8_t* data[PANELS];
+  UNROLL for (int p = 0; p < PANELS; p++) data[p] = w.data + (panel + p) * w.panel_bytes;
+  auto use = [&](F weight, int v, int64_t k) __attribute__((always_inline)) {
+    UNROLL for (int r = 0; r < ROWS; r++) sums[r][v] = fma(set1(x[r * ldx + k]), weight, sums[r][v]);
+  };
+  if constexpr (!(FORMAT >= kQ8_0)) {
+    for (int64_t k = 0; k < w.k; k++)
+      UNROLL for (int v = 0; v < kVectors; v++) {
+        const int64_t at = k * kPanel + v % 2 * kLanes;
+        if constexpr (FORMAT == kF32) use(load((const float*)data[v / 2] + at), v, k);
+        else if constexpr (FORMAT == kF16) use(load_f16(halves(data[v / 2]) + at), v, k);
+        else use(load_bf16(halves(data[v / 2]) + at), v, k);
+      }
+  } else {
+    constexpr int kBytes = FORMAT == kQ8_0 ? 64 + 1024 : FORMAT == kQ4_0 ? 64 + 512 : 128 + 512;
+    constexpr int kHeader = FORMAT == kQ4_1 ? 128 : 64;
+    for (int64_t k = 0; k < w.k; k += kGroup) {
+      F scale[kVectors], low[kVectors];
+      UNROLL for (int v = 0; v < kVectors; v++) {
+        if constexpr (FORMAT == kQ8_0) scale[v] = load_f16(halves(data[v / 2]) + v % 2 * kLanes);
+        else nibble_scales(FORMAT, data[v / 2], v % 2, &scale[v], &low[v]);
+      }
+      if constexpr (FORMAT == kQ8_0) {
+        for (int j = 0; j < 8; j++)
+          UNROLL for (int v = 0; v < kVectors; v++) {
+            Words words = load_words(data[v / 2] + kHeader + j * 128 + v % 2 * 64);
+            UNROLL for (int i = 0; i < 4; i++) use(mul(signed_byte(words, i), scale[v]), v, k + 4 * j + i);
+          }
+      } else {
+        for (int high = 0; high < 2; high++)
+          for (int j = 0; j < 4; j++)
+            UNROLL for (int v = 0; v < kVectors; v++) {
+              Words words = load_words(data[v / 2] + kHeader + j * 128 + v % 2 * 64);
+              if (high) words = shift_nibble(words);
+              UNROLL for (int i = 0; i < 4; i++)
+                use(fma(nibble(words, 2 * i), scale[v], low[v]), v, k + 16 * high + 4 * j + i);
+            }
+      }
+      UNROLL for (int p = 0; p < PANELS; p++) data[p] += kBytes;
+    }
+  }
+  UNROLL for (int r = 0; r < ROWS; r++)
+    UNROLL for (int v = 0; v < kVectors; v++)
+      store(out + (v / 2 * kDirectRows + r) * kPanel + v % 2 * kLanes, sums[r][v]);
+}
+
+template <Format...>
+struct Formats {};
+using AllFormats = Formats<kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1>;
+using Direct = void (*)(const Matrix&, int64_t, const float*, int64_t, float*);
+
+template <int PANELS, Format... FORMATS>
+Direct direct_of(Format format, int rows, Formats<FORMATS...>) {
+  static const Direct kernels[][kDirectRows] = {
+#if SLIPWAY_TILE_ROWS >= 12
+      {direct<FORMATS, 1, PANELS>, direct<FORMATS, 2, PANELS>, direct<FORMATS, 3, PANELS>, direct<FORMATS, 4, PANELS>}...
+#else
+      {direct<FORMATS, 1, PANELS>, direct<FORMATS, 2, PANELS>}...
+#endif
+  };
+  return kernels[format][rows - 1];
+}
+
 void linear_f32(const Matrix& w, const float* x, int64_t ldx, int rows, int64_t panel, int64_t panel_end,
                 const Epilogue& e, float* scratch) {
   float *slab = scratch, *sums = scratch + kSlab * kPanel;
+  if (rows <= kDirectRows) {
+    while (panel < panel_end) {
+      const bool wide = panel_end - panel >= kDirectPanels;
+      const Direct run = wide ? direct_of<kDirectPanels>(w.format, rows, AllFormats()) : direct_of<1>(w.format, rows, AllFormats());
+      run(w, panel, x, ldx, sums);
+      for (int p = 0; p < (wide ? kDirectPanels : 1); p++) finish(e, sums + p * kDirectRows * kPanel, rows, panel++);
+    }
+    return;
+  }
   for (; panel < panel_end; panel++) {
     const uint8_t* data = w.data + panel * w.panel_bytes;
     for (int64_t k0 = 0; k0 < w.k; k0 += kSlab) {
@@ -344,6 +423,18 @@ F load_kv(const uint8_t* p, int64_t element, bool half) {
   return half ? load_f16(halves(p) + element) : load((const float*)p + element);
 }
 
+// Ask for a split's blocks: they lie apart, so that the processor cannot foresee them.
+void prefetch(const Attend& a, int64_t split, int64_t last) {
+  const int64_t bytes = a.padded_dim * kBlock * (a.half ? 2 : 4);
+  for (int64_t at = split * kSplit; at <= last && at < (split + 1) * kSplit; at += kBlock) {
+    const int64_t block = a.blocks[at / kBlock] * a.block_bytes;
+    for (int64_t i = 0; i < bytes; i += 64) {
+      __builtin_prefetch(a.keys + block + i, 0, 2);
+      __builtin_prefetch(a.values + block + i, 0, 2);
+    }
+  }
+}
+
 // Bring the keys [from, to) of a split near, as [padded_dim][kSplit] and [keys][padded_dim]; what no query of the
 // tile may see is zero, so that neither a freed block nor a stale slot is ever multiplied.
 void gather(const Attend& a, int64_t split, int from, int to, float* keys, float* values) {
@@ -438,7 +529,9 @@ void attend(const Attend& a, float* scratch) {
   }
   const int64_t last = a.position + a.tokens - 1;
   const int64_t oldest = a.window && a.position >= a.window ? a.position - a.window + 1 : 0;
+  prefetch(a, a.split, last);
   for (int64_t split = a.split; split < a.split_end; split++) {
+    if (split + 1 < a.split_end) prefetch(a, split + 1, last);
     const int64_t start = split * kSplit;
     const int to = (int)(last + 1 - start < kSplit ? last + 1 - start : kSplit);
     const int from = (int)(oldest > start ? oldest - start : 0);
@@ -474,7 +567,7 @@ double spin_floats(int64_t turns, float* sink) {
   UNROLL for (int i = 0; i < kSpins; i++) sums[i] = set1((float)i);
   for (int64_t turn = 0; turn < turns; turn++)
     UNROLL for (int i = 0; i < kSpins; i++) sums[i] = fma(sums[i], factor, step);
-  for (int i = 1; i < kSpins; i++) sums[0] = add(sums[0], sums[i]);
+  UNROLL for (int i = 1; i < kSpins; i++) sums[0] = add(sums[0], sums[i]);
   *sink = sum_of(sums[0]);
   return (double)turns * kSpins * kLanes * 2;
 }
@@ -490,7 +583,7 @@ double spin_integers(int64_t turns, float* sink) {
   for (int64_t turn = 0; turn < turns; turn++)
     UNROLL for (int i = 0; i < kSums; i++) dot(sums[i], w, x);
   *sink = 0;
-  for (int i = 0; i < kSums; i++) *sink += sum_of(finish_bytes(sums[i], 0));
+  UNROLL for (int i = 0; i < kSums; i++) *sink += sum_of(finish_bytes(sums[i], 0));
   return (double)turns * kSums * kLanes * 8;
 }
 

@@ -20,8 +20,9 @@ constexpr int kLanes = 16;       // floats in the unit that kernels compute with
 constexpr int kGroup = 32;       // elements of a quantised block, along k
 constexpr int kBlock = 16;       // tokens in a KV block
 constexpr int kSplit = 128;      // keys that attention handles at a time; splits start at its multiples
-constexpr int kSlab = 256;       // k that is unpacked at a time
+constexpr int kSlab = 128;       // k that is unpacked at a time
 constexpr int kRowBlock = 256;   // rows of a linear's input that one task computes
+constexpr int kDirectRowsMax = 4, kDirectPanelsMax = 2;  // few rows: so many panels make a task
 constexpr int kMaxHeadDim = 512;
 constexpr int kMaxAttendRows = 64;
 

@@ -277,13 +277,14 @@ void Model::linear_of(int thread, const Matrix& w, const Rows& x, int64_t rows, 
 void Model::linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e) {
   int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
   if (w.panels * blocks < 4 * pool_.size()) blocks = std::max(blocks, std::min(rows / 16, 4 * pool_.size() / w.panels));
-  pool_.share(thread, w.panels * blocks, [&](int64_t i) {
-    const int64_t block = i / w.panels, panel = i % w.panels;
+  const int64_t step = rows <= kDirectRowsMax ? kDirectPanelsMax : 1, strips = (w.panels + step - 1) / step;
+  pool_.share(thread, strips * blocks, [&](int64_t i) {
+    const int64_t block = i / strips, panel = i % strips * step, panel_end = std::min(panel + step, w.panels);
     const int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
     Epilogue here = e;
     here.y += row * e.ldy;
-    if (takes_bytes(w)) kernels_.linear_s8(w, quantised_row(row, w.k), (int)count, panel, panel + 1, here, scratch(thread));
-    else kernels_.linear_f32(w, x.row(row), x.stride, (int)count, panel, panel + 1, here, scratch(thread));
+    if (takes_bytes(w)) kernels_.linear_s8(w, quantised_row(row, w.k), (int)count, panel, panel_end, here, scratch(thread));
+    else kernels_.linear_f32(w, x.row(row), x.stride, (int)count, panel, panel_end, here, scratch(thread));
   });
 }
 

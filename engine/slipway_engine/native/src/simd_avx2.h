@@ -7,6 +7,7 @@
 namespace {
 
 constexpr int kTileVectors = 1, kTileRows = SLIPWAY_TILE_ROWS;       // f32 tile: 12 sums in registers
+constexpr int kDirectRows = 2, kDirectPanels = 1;
 constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS;
 
 struct F { __m256 lo, hi; };
@@ -64,6 +65,7 @@ inline __m256 signed_byte_8(__m256i w, int i) {
   return _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(w, 24 - 8 * i), 24));
 }
 inline F signed_byte(Words w, int i) { return {signed_byte_8(w.lo, i), signed_byte_8(w.hi, i)}; }
+inline Words shift_nibble(Words w) { return {_mm256_srli_epi32(w.lo, 4), _mm256_srli_epi32(w.hi, 4)}; }
 inline __m256 nibble_8(__m256i w, int i) {
   return _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(w, 4 * i), _mm256_set1_epi32(15)));
 }

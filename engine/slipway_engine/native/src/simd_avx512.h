@@ -6,6 +6,7 @@
 namespace {
 
 constexpr int kTileVectors = 2, kTileRows = SLIPWAY_TILE_ROWS;      // f32 tile: 24 sums in registers
+constexpr int kDirectRows = 4, kDirectPanels = 2;
 constexpr int kIntTileVectors = 2, kIntTileRows = SLIPWAY_INT_TILE_ROWS;
 
 struct F { __m512 v; };
@@ -47,8 +48,10 @@ inline Words load_words(const uint8_t* p) { return {_mm512_loadu_si512(p)}; }
 inline F signed_byte(Words w, int i) {
   return {_mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(w.v, 24 - 8 * i), 24))};
 }
-inline F nibble(Words w, int i) {  // counted from the low end of the word
-  return {_mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(w.v, 4 * i), _mm512_set1_epi32(15)))};
+inline Words shift_nibble(Words w) { return {_mm512_srli_epi32(w.v, 4)}; }
+inline F nibble(Words w, int i) {  // counted from the low end of the word; the permutation reads no higher bits
+  const __m512 values = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return {_mm512_permutexvar_ps(_mm512_srli_epi32(w.v, 4 * i), values)};
 }
 
 // Integer sums of sixteen rows of the weights; `four` is four activations.

@@ -7,6 +7,7 @@
 namespace {
 
 constexpr int kTileVectors = 1, kTileRows = SLIPWAY_TILE_ROWS;
+constexpr int kDirectRows = 2, kDirectPanels = 1;
 constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS;
 
 typedef float Floats __attribute__((vector_size(64)));
@@ -80,6 +81,7 @@ inline void store_s8(int8_t* p, F a) {
 struct Words { Ints v; };
 inline Words load_words(const uint8_t* p) { Words w; memcpy(&w, p, 64); return w; }
 inline F signed_byte(Words w, int i) { return {__builtin_convertvector((w.v << (24 - 8 * i)) >> 24, Floats)}; }
+inline Words shift_nibble(Words w) { return {w.v >> 4}; }
 inline F nibble(Words w, int i) { return {__builtin_convertvector((w.v >> (4 * i)) & 15, Floats)}; }
 
 struct Sums { Ints v; };

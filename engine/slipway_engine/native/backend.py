@@ -1,0 +1,155 @@
+"""Whether and how the native path serves a model: chosen once, when the engine starts.
+
+"auto" takes it wherever it can run and says in one line why not where it cannot; "native" insists.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from collections.abc import Sequence
+
+import torch
+
+from slipway_engine.config import EngineConfig
+from slipway_engine.core import sampler
+from slipway_engine.core.backend import Memory, Progress
+from slipway_engine.core.machine import Machine
+from slipway_engine.core.request import Request
+from slipway_engine.errors import InvalidArgument
+from slipway_engine.kv.plan import MemoryPlan, Needs
+from slipway_engine.loading.checkpoint import Checkpoint
+from slipway_engine.models.config import DecoderConfig
+from slipway_engine.native import library, weights
+from slipway_engine.native.library import BLOCK, PANEL
+from slipway_engine.native.runner import NativeModel, NativeRunner, model_config, padded_head_dim
+
+log = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "native", "torch")
+QUANTIZATIONS = ("auto", "none", "int8")
+KV_DTYPES = ("auto", "float16", "float32")
+
+_LOAD_COPIES = 2
+"""A weight beside its packed form: as it was read, and put in order."""
+
+_MAX_HEAD_DIM, _MAX_GROUP = 512, 64
+
+
+class NativeBackend:
+    """A checkpoint on the native path. `int8`: inputs (and float weights) of linears as bytes."""
+
+    device = "cpu"
+
+    def __init__(
+        self, checkpoint: Checkpoint, threads: int, isa: str, *, int8: bool, half_kv: bool, max_num_seqs: int
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._threads = threads
+        self._isa = isa
+        self._int8 = int8
+        self._half_kv = half_kv
+        self._max_num_seqs = max_num_seqs
+
+    @property
+    def dtype(self) -> str:
+        """The type that linears compute in."""
+        return "int8" if self._int8 else "float32"
+
+    def memory(self, machine: Machine) -> Memory:
+        """Return the process's memory and its limit."""
+        return Memory(machine.resident(), machine.memory_limit(), machine.memory_available())
+
+    def needs(self, baseline: int) -> Needs:
+        """Return what the packed model and its steps need."""
+        checkpoint, config = self._checkpoint, self._checkpoint.config
+        kv_elements = 2 * config.num_kv_heads * padded_head_dim(config)
+        native = model_config(config, self._int8, self._half_kv)
+        groups = weights.groups(config)
+        return Needs(
+            weights=sum(_packed_bytes(checkpoint, names, self._int8) for names in groups),
+            load_peak=_LOAD_COPIES * max(4 * _elements(checkpoint, names) for names in groups),
+            baseline=baseline,
+            kv_bytes_per_token=kv_elements * config.num_layers * (2 if self._half_kv else 4),
+            kv_bytes_per_token_layer=0,  # the cache is read in place
+            activation_bytes_per_token=library.load().slipway_workspace_bytes(ctypes.byref(native), 1, 1),
+            vocab_size=config.vocab_size,
+            rotary_bytes_per_token=0,
+            gather_tokens=0,
+            max_position=config.max_position,
+            mask_itemsize=0,
+        )
+
+    def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> NativeRunner:
+        """Read and pack the weights, and allocate the cache."""
+        assert block_size == BLOCK
+        pool = library.Pool(self._threads)
+        packed = weights.load(self._checkpoint, pool, self._int8, progress)
+        model = NativeModel(packed, pool, self._isa, memory.num_blocks, self._int8, self._half_kv)
+        return NativeRunner(model, self._max_num_seqs)
+
+    def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
+        """Choose the next token of each row."""
+        return sampler.sample(logits, requests)
+
+
+def choose(
+    config: EngineConfig, checkpoint: Checkpoint, device: torch.device, threads: int
+) -> NativeBackend | None:
+    """Return the native path for this engine, or None where torch computes."""
+    for name, value, known in (
+        ("cpu_backend", config.cpu_backend, BACKENDS),
+        ("quantization", config.quantization, QUANTIZATIONS),
+        ("kv_cache_dtype", config.kv_cache_dtype, KV_DTYPES),
+    ):
+        if value not in known:
+            raise InvalidArgument(f"{name} is {value!r}; write {', '.join(known[:-1])} or {known[-1]}.")
+    obstacle = _obstacle(config, device, checkpoint.config)
+    if obstacle is None:
+        isa, int8 = library.choose_instruction_set(), config.quantization == "int8"
+        log.info("native CPU path: %s, %s inputs of linears", isa, "int8" if int8 else "float32")
+        return NativeBackend(
+            checkpoint,
+            threads,
+            isa,
+            int8=int8,
+            half_kv=config.kv_cache_dtype != "float32",
+            max_num_seqs=config.max_num_seqs,
+        )
+    if config.cpu_backend == "native" or config.quantization == "int8":
+        asked = "cpu_backend native" if config.cpu_backend == "native" else "quantization int8"
+        raise InvalidArgument(f"{asked} cannot be used: {obstacle}.")
+    if device.type == "cpu" and config.cpu_backend == "auto":
+        log.info("torch computes, not the native CPU path: %s", obstacle)
+    return None
+
+
+def _obstacle(config: EngineConfig, device: torch.device, model: DecoderConfig) -> str | None:
+    """Say what keeps the native path from running, with the way out."""
+    if config.cpu_backend == "torch":
+        return "cpu_backend is torch"
+    if device.type != "cpu":
+        return f"it computes on the CPU, and device is {device.type}"
+    if config.dtype not in ("auto", "float32"):
+        return f"dtype is {config.dtype}; it takes auto or float32"
+    if config.block_size != BLOCK:
+        return f"block_size is {config.block_size}; it takes {BLOCK}"
+    if model.head_dim > _MAX_HEAD_DIM or model.head_dim % 2:
+        return f"the model's head_dim is {model.head_dim}; it takes even ones up to {_MAX_HEAD_DIM}"
+    if model.num_heads // model.num_kv_heads > _MAX_GROUP:
+        return f"more than {_MAX_GROUP} of the model's query heads share a key head"
+    if not library.available():
+        return "its library is not built; run python -m slipway_engine.native.build"
+    return None
+
+
+def _packed_bytes(checkpoint: Checkpoint, names: tuple[str, ...], int8: bool) -> int:
+    shapes = [checkpoint.shapes[f"{name}.weight"] for name in names]
+    types = [checkpoint.stored_type(f"{name}.weight") for name in names]
+    rows, width = sum(shape[0] for shape in shapes), shapes[0][1]
+    format = weights.packed_format(types, width, int8)
+    return (rows + len(names) * PANEL) * format.row_bytes(width)
+
+
+def _elements(checkpoint: Checkpoint, names: tuple[str, ...]) -> int:
+    return sum(torch.Size(checkpoint.shapes[f"{name}.weight"]).numel() for name in names)
