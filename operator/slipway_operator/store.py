@@ -2,7 +2,8 @@
 
 Fed by watch events, by the operator's own writes (visible at once, so that a reconcile never acts on what it
 has just changed) and by a relist every few minutes that drops what a lost DELETED event left behind. An
-older version never replaces a newer one.
+older version never replaces a newer one, and what was deleted does not come back: the answer to a write may
+arrive after the event of the deletion that followed it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from slipway_operator.kinds import (
     version_of,
 )
 
+# How many deletions are remembered; an answer or a list is late by seconds, not by thousands of deletions.
+BURIED = 4096
 POD_SPEC_FIELDS = ("nodeName", "imagePullSecrets", "terminationGracePeriodSeconds")
 
 
@@ -59,6 +62,7 @@ class Store:
     def __init__(self) -> None:
         self._objects: dict[Kind, dict[Key, Object]] = {kind: {} for kind in WATCHED}
         self._owned: dict[Kind, defaultdict[Key, set[Key]]] = {kind: defaultdict(set) for kind in OWNED}
+        self._buried: dict[str, None] = {}
 
     def get(self, kind: Kind, key: Key) -> Object | None:
         """Return one object, or None."""
@@ -80,7 +84,7 @@ class Store:
         """Take in one object; return whether it was news."""
         key = key_of(obj)
         known = self._objects[kind].get(key)
-        if known is not None and not _newer(obj, known):
+        if uid_of(obj) in self._buried or (known is not None and not _newer(obj, known)):
             return False
         self._forget(kind, key)
         self._objects[kind][key] = slim(kind, obj)
@@ -94,6 +98,7 @@ class Store:
 
         A new object under the same name stays: the event is about its predecessor.
         """
+        self._bury(uid_of(obj))
         key = key_of(obj)
         known = self._objects[kind].get(key)
         if known is None or uid_of(known) != uid_of(obj):
@@ -115,6 +120,12 @@ class Store:
                 healed.parents.add(self._parent_of(kind, known))
                 self._forget(kind, key)
         return healed
+
+    def _bury(self, uid: str) -> None:
+        if uid:
+            self._buried[uid] = None
+        if len(self._buried) > BURIED:
+            del self._buried[next(iter(self._buried))]
 
     def _forget(self, kind: Kind, key: Key) -> None:
         known = self._objects[kind].pop(key, None)

@@ -95,7 +95,12 @@ class ApiServer:
 
     def put(self, kind, name="chat", event="MODIFIED", **fields):
         self.version += 1
-        meta = {"name": name, "namespace": "team", "uid": f"uid-{name}", "resourceVersion": str(self.version)}
+        meta = {
+            "name": name,
+            "namespace": "team",
+            "uid": f"uid-{kind.plural}-{name}",
+            "resourceVersion": str(self.version),
+        }
         meta["labels"] = names.labels_of("chat")
         obj = {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": meta, **fields}
         if event == "DELETED":

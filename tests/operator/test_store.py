@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from slipway_api import names
 from slipway_operator.freshness import Freshness
 from slipway_operator.kinds import DEPLOYMENT, PARENT, POD, Key
-from slipway_operator.store import Store, slim
+from slipway_operator.store import BURIED, Store, slim
 
 
 def thing(name="x", version=1, *, uid="u", parent="chat", **more):
@@ -33,6 +33,18 @@ def test_a_deletion_of_a_predecessor_leaves_the_successor():
     assert store.get(DEPLOYMENT, Key("n", "x")) is not None
     assert store.drop(DEPLOYMENT, thing(version=10, uid="new"))
     assert store.get(DEPLOYMENT, Key("n", "x")) is None
+
+
+def test_a_late_answer_or_list_does_not_bring_back_what_was_deleted():
+    store = Store()
+    store.drop(DEPLOYMENT, thing(version=9, uid="gone"))
+    assert not store.put(DEPLOYMENT, thing(version=8, uid="gone"))
+    assert store.heal(DEPLOYMENT, [thing(version=8, uid="gone")], as_of=8).missed == []
+    assert store.get(DEPLOYMENT, Key("n", "x")) is None
+    for number in range(BURIED):
+        store.drop(DEPLOYMENT, thing(uid=str(number)))
+    assert store.put(DEPLOYMENT, thing(version=8, uid="gone"))  # memory is bounded
+    assert store.put(DEPLOYMENT, thing(version=10, uid="new"))
 
 
 def test_owned_objects_are_found_by_their_parent_in_order():
