@@ -71,6 +71,21 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     count("--block-size", f"tokens in one KV block (default: {DEFAULT_BLOCK_SIZE})")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16", "float16"), help="default: auto")
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), help="default: auto")
+    group.add_argument(
+        "--cpu-backend",
+        choices=("auto", "native", "torch"),
+        help="what computes on a CPU: the native library, or torch (default: auto, native where it can)",
+    )
+    group.add_argument(
+        "--quantization",
+        choices=("auto", "none", "int8"),
+        help="int8: inputs of matrix products, and float weights, as bytes (default: the checkpoint's values)",
+    )
+    group.add_argument(
+        "--kv-cache-dtype",
+        choices=("auto", "float16", "float32"),
+        help="type of keys and values on a CPU (default: float16)",
+    )
     count("--num-threads", "compute threads (default: the CPU quota)")
     group.add_argument("--seed", type=int, metavar="N", help="for requests without one (default: 0)")
 
@@ -83,7 +98,7 @@ _FIELDS = {
 }
 _SAME = (
     "max_model_len", "max_num_seqs", "max_waiting", "memory_percent", "block_size", "dtype", "device",
-    "num_threads", "seed",
+    "num_threads", "seed", "cpu_backend", "quantization", "kv_cache_dtype",
 )  # fmt: skip
 
 
