@@ -19,6 +19,7 @@ from slipway_engine.core import admission
 from slipway_engine.core.device import choose_backend, set_threads
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.messages import CoreStats, FinishReason, NewRequest, Ready, RequestOutput, StepOutput
+from slipway_engine.core.pace import Pace
 from slipway_engine.core.randomness import stream_of
 from slipway_engine.core.request import Request
 from slipway_engine.core.sampler import Sampled
@@ -67,6 +68,7 @@ class EngineCore:
         self._requests: dict[str, Request] = {}
         self._aborted: list[RequestOutput] = []
         self._order = count()
+        self._pace = Pace()
         self._generated = self._steps = 0
         self._step_seconds = 0.0
         self.ready = Ready(
@@ -115,13 +117,14 @@ class EngineCore:
         """Run one batch and return what it brought."""
         began = time.monotonic()
         outputs, self._aborted = self._aborted, []
-        scheduled = self._scheduler.schedule()
+        scheduled = self._scheduler.schedule(self._budget())
         if scheduled:
             outputs += self._compute(scheduled, began)
         else:
             assert not self._requests, "requests are there, but none could be scheduled"
         self._steps += 1
         self._step_seconds = time.monotonic() - began
+        self._pace.observe(sum(row.count for row in scheduled), self._step_seconds)
         return StepOutput(tuple(outputs), self.stats())
 
     def stats(self) -> CoreStats:
@@ -164,6 +167,10 @@ class EngineCore:
         )
         available = memory.available * config.memory_percent // 100
         return plan(self._backend.needs(memory.baseline), asked, memory.limit, available)
+
+    def _budget(self) -> int:
+        streams = sum(request.debt == 1 for request in self._scheduler.running)
+        return self._pace.budget(streams, self._config.max_batch_tokens)
 
     def _stop_ids(self, request: NewRequest) -> frozenset[int]:
         own = frozenset(request.sampling.stop_token_ids)
