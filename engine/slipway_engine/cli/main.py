@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -45,14 +46,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except EngineError as error:
         log.error("%s", error, extra={"reason": error.reason})
-        if arguments.command in ("serve", "fetch"):
-            write_termination_log(error.reason, str(error))
-        return 1
+        return _failed(arguments.command, error.reason, str(error))
+    except BrokenPipeError:  # who read the output has gone: what is still in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # who read the output has gone
-        sys.stderr.close()
-        return 0
+    except Exception as error:
+        log.exception("An unexpected error ended the command.")
+        return _failed(arguments.command, "Internal", f"{type(error).__name__}: {error}; the log says more.")
+
+
+def _failed(command: str, reason: str, message: str) -> int:
+    """Leave the last words of a command that a cluster runs; return the exit status."""
+    if command in ("serve", "fetch"):
+        write_termination_log(reason, message)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:

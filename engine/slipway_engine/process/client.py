@@ -148,6 +148,8 @@ class CoreClient:
         """Return whether the core lives and its steps end in time."""
         if self.failure is not None:
             return Health(False, self.failure.reason, self.failure.message)
+        if self.state is CoreState.LOADING:
+            return Health(True, "Loading", "The model is being loaded.")
         if (late := self._watch.overdue(time.monotonic())) is not None:
             return Health(
                 False,

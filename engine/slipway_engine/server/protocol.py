@@ -21,6 +21,7 @@ MAX_STOP_CHARACTERS = 512
 MAX_STOP_IDS = 128
 MAX_N = 128
 MAX_NAME = 256
+MAX_BIASES = 1024
 
 Name = Annotated[str, Field(max_length=MAX_NAME)]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
@@ -52,7 +53,7 @@ class _Common(BaseModel):
     stop: Annotated[str, Field(max_length=MAX_STOP_CHARACTERS)] | list[StopString] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=MAX_BIASES)] | None = None
     seed: int | None = None
 
     # vLLM's extensions

@@ -55,7 +55,7 @@ class Service:
     ) -> None:
         self.config = config
         self.settings = settings
-        self.client = CoreClient()
+        self.client = CoreClient(least_step_seconds=settings.least_step_seconds)
         self.metrics = Metrics(settings.served_names[0], lambda: self.client.stats)
         self.started = int(time.time())
         self.failure: EngineError | CoreFailed | None = None

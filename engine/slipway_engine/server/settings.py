@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from slipway_engine.process.watchdog import LEAST_ALLOWED_SECONDS
+
 DRAIN_SECONDS = 300.0
 
 
@@ -18,6 +20,7 @@ class ServerSettings:
         max_body_bytes: longest request body.
         max_sequences: most sequences (prompts x n) of one request.
         body_seconds: how long a client may take to send its body.
+        least_step_seconds: a step may always last this long before `/health` fails.
         chat_template: a Jinja file to use in place of the model's own template.
     """
 
@@ -28,5 +31,6 @@ class ServerSettings:
     max_body_bytes: int = 8 << 20
     max_sequences: int = 128
     body_seconds: float = 60.0
+    least_step_seconds: float = LEAST_ALLOWED_SECONDS
     chat_template: Path | None = None
     log_format: str = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from slipway_engine.errors import InvalidArgument, ModelNotFound, ModelUnsupported
+from slipway_engine.errors import DoesNotFit, EngineError, InvalidArgument, ModelNotFound, ModelUnsupported
 from slipway_engine.sources import hub
 from slipway_engine.sources.download import Downloader, RemoteFile, sha256_of
 from slipway_engine.sources.progress import transfer
@@ -47,12 +48,21 @@ def fetch(source: str, to: Path, options: Fetch, downloader: Downloader | None =
         raise InvalidArgument(f"--revision only means something for hf:// sources; {source!r} is none.")
     if not is_remote(source):
         return locate(local_path(source))
-    with downloader or Downloader(allow_http=options.allow_http or _plain_hub(source)) as open_downloader:
-        if source.startswith("hf://"):
-            _fetch_repository(source, to, options, open_downloader)
-        else:
-            _fetch_url(source, to, options, open_downloader)
+    try:
+        with downloader or Downloader(allow_http=options.allow_http or _plain_hub(source)) as open_downloader:
+            if source.startswith("hf://"):
+                _fetch_repository(source, to, options, open_downloader)
+            else:
+                _fetch_url(source, to, options, open_downloader)
+    except OSError as error:
+        raise _unwritable(to, error) from error
     return locate(to)
+
+
+def _unwritable(to: Path, error: OSError) -> EngineError:
+    if error.errno == errno.ENOSPC:
+        return DoesNotFit(f"{to} is full; give the volume more room.")
+    return InvalidArgument(f"{to} cannot be written ({error.strerror or error}); choose another directory.")
 
 
 def cache_directory(source: str, revision: str | None) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -10,6 +11,9 @@ import tokenizers
 
 from slipway_engine.tokenizer.bytelevel import token_bytes
 from slipway_engine.tokenizer.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
+
+# One text is encoded at a time, on the caller's thread; a pool of the library's own only gets in the way.
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,7 +51,8 @@ def serve_arguments(*argv):
 
 def test_the_parser_is_quick_to_come_up():
     """Neither torch nor the server's framework is needed to read --help."""
-    program = "import sys, slipway_engine.cli.main as m; m._parser(); assert not {'torch', 'fastapi'} & set(sys.modules)"
+    program = "import sys, slipway_engine.cli.main as m; m._parser()\n"
+    program += "assert not {'torch', 'fastapi'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

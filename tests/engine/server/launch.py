@@ -30,6 +30,7 @@ def main(model, core, port, *settings):
         drain_seconds=float(pairs.get("drain_seconds", 30)),
         max_body_bytes=int(pairs.get("max_body_bytes", 1 << 20)),
         body_seconds=float(pairs.get("body_seconds", 60)),
+        least_step_seconds=float(pairs.get("least_step_seconds", 10)),
         chat_template=Path(template) if template else None,
     )
     return serve(config, server, CoreCommand(core=f"echo_core:{core}", log_format="json"))

@@ -151,6 +151,13 @@ def test_the_other_served_name_works_too(server):
     assert server.http.get("/v1/models/toy-alias").json()["id"] == "toy-alias"
 
 
+def test_the_description_of_the_api_is_whole(server):
+    text = server.http.get("/openapi.json").text
+    assert "max_tokens" in text
+    assert "stream_options" in text
+    assert '"$defs"' not in text
+
+
 def test_sixteen_tokens_are_the_default(server):
     assert server.complete(prompt="one two").json()["usage"]["completion_tokens"] == 16
 

@@ -78,11 +78,27 @@ def test_a_core_that_dies_is_said_everywhere(start_server, token, says):
     assert says in last["message"]
 
 
+def test_a_step_that_hangs_makes_health_fail_until_it_ends(start_server):
+    server = start_server(environment={"hang": "2"}, least_step_seconds=0.3)
+    assert server.http.get("/health").status_code == 200
+    answer = threading.Thread(target=server.complete, kwargs={"prompt": [HANG], "max_tokens": 1})
+    answer.start()
+    server.until(lambda: httpx.get(f"{server.url}/health").status_code == 500)
+    state = httpx.get(f"{server.url}/health").json()
+    assert state["reason"] == "StepOverdue"
+    assert "0.3 s are allowed" in state["message"]
+    assert httpx.get(f"{server.url}/ready").status_code == 503
+    answer.join()
+    server.until(lambda: server.http.get("/health").status_code == 200)
+    assert server.http.get("/ready").status_code == 200
+
+
 def test_a_client_that_hangs_up_in_a_stream_frees_its_blocks(start_server):
     server = start_server(environment={"step": "0.01"}, max_model_len=4096)
     body = {"prompt": "a b c " * 20, "max_tokens": 4000, "stream": True, "n": 3}
     with server.http.stream("POST", "/v1/completions", json=body) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: the stream is closed with its iterator
+        next(lines)
         server.until(lambda: server.metric("num_requests_running") == 3)
         assert server.metric("kv_cache_usage_perc") > 0
     server.until(
@@ -174,7 +190,8 @@ def test_a_second_signal_ends_at_once(start_server):
     server = start_server(environment={"step": "0.05"}, max_model_len=10_000)
     body = {"prompt": "a", "max_tokens": 9000, "stream": True}
     with server.http.stream("POST", "/v1/completions", json=body) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: the stream is closed with its iterator
+        next(lines)
         server.process.send_signal(signal.SIGINT)
         server.until(lambda: httpx.get(f"{server.url}/ready").status_code == 503)
         server.process.send_signal(signal.SIGINT)

@@ -128,7 +128,8 @@ def test_a_stop_string_ends_the_real_model(real, expected):
 def test_a_client_that_hangs_up_frees_the_real_cores_blocks(real):
     body = {"prompt": "Tell a long story.", "max_tokens": 400, "ignore_eos": True, "stream": True, "n": 2}
     with real.http.stream("POST", "/v1/completions", json=body) as stream:
-        next(stream.iter_lines())
+        lines = stream.iter_lines()  # kept: the stream is closed with its iterator
+        next(lines)
         real.until(lambda: real.metric("kv_cache_usage_perc") > 0)
     real.until(lambda: real.metric("kv_cache_usage_perc") == 0, seconds=20)
     assert real.metric("num_requests_running") == 0

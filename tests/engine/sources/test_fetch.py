@@ -187,6 +187,13 @@ def test_sources_that_name_nothing(source, kind, tmp_path):
         fetch(source, tmp_path, Fetch())
 
 
+def test_a_directory_that_cannot_be_written_is_named(hub, tmp_path):
+    hub.publish("org/name", REPOSITORY)
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InvalidArgument, match="choose another directory"):
+        fetch("hf://org/name", tmp_path / "file" / "below", Fetch())
+
+
 def test_a_revision_of_a_file_is_no_such_thing(tmp_path):
     with pytest.raises(InvalidArgument, match="--revision"):
         fetch("/some/file.gguf", tmp_path, Fetch(revision="v1"))
