@@ -79,7 +79,7 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--quantization",
         choices=("auto", "none", "int8"),
-        help="int8: inputs of matrix products, and float weights, as bytes (default: the checkpoint's values)",
+        help="int8: inputs of matrix products, and float weights, as bytes (default: as the model is)",
     )
     group.add_argument(
         "--kv-cache-dtype",
