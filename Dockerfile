@@ -118,13 +118,12 @@ RUN set -eu; \
     if [ -d /var/cache/uv ]; then export UV_CACHE_DIR=/var/cache/uv UV_LINK_MODE=copy; else export UV_NO_CACHE=1; fi; \
     lock=/opt/slipway/share/requirements.lock; \
     case "$ENGINE_VARIANT:$TORCH_INDEX_URL" in \
-      cuda:*) without='^$' ;; \
-      cpu:)   without='^(triton|cuda-.*|nvidia-.*)==' ;; \
-      cpu:*)  without='^(triton|cuda-.*|nvidia-.*|torch)==' ;; \
+      cuda:*) without='^$'; but='^$' ;; \
+      cpu:)   without='^(triton|cuda-.*|nvidia-.*)=='; but='^nvidia-cuda-(runtime|cupti)' ;; \
+      cpu:*)  without='^(triton|cuda-.*|nvidia-.*|torch)=='; but='^$' ;; \
       *) echo "ENGINE_VARIANT is '$ENGINE_VARIANT': give cpu or cuda." >&2; exit 2 ;; \
     esac; \
-    awk -v without="$without" '/^[a-z0-9]/ {keep = $1 !~ without || $1 ~ /^nvidia-cuda-(runtime|cupti)/} keep' \
-      "$lock" > /tmp/wanted.lock; \
+    awk -v without="$without" -v but="$but" '/^[a-z0-9]/ {keep = $1 !~ without || $1 ~ but} keep' "$lock" > /tmp/wanted.lock; \
     python3 -m venv /tmp/tools; \
     /tmp/tools/bin/pip install --quiet --no-cache-dir --disable-pip-version-check "uv==${UV_VERSION}"; \
     /tmp/tools/bin/uv venv --quiet --allow-existing --python "$(command -v python3)" /opt/slipway; \

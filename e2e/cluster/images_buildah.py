@@ -47,8 +47,9 @@ class Buildah:
 
     @property
     def program(self) -> list[str]:
-        """The start of every command line."""
-        return ["buildah", "--root", str(self.folder / "storage"), "--runroot", str(self.folder / "run")]
+        """The start of every command line: in a mount namespace, so that no crash leaves a mount behind."""
+        storage = ["--root", str(self.folder / "storage"), "--runroot", str(self.folder / "run")]
+        return ["unshare", "--mount", "buildah", *storage]
 
     def ensure(self, *, with_debootstrap: bool) -> None:
         """Installs what is missing, or says what to install; clears what a crash left."""
