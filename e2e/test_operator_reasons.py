@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+REMOVE_OVERLAY = '[{"op": "remove", "path": "/spec/podTemplate"}]'
 SMALL = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}}
 
 
@@ -105,6 +106,27 @@ def test_no_node_that_fits(kube, operator, apply, told):
 def test_an_accelerator_nobody_knows(kube, operator, apply, told):
     apply(llm("zx", accelerator={"type": "zx81"}))
     assert "write one of cpu, " in told("zx", "UnknownAccelerator")
+
+
+@pytest.mark.parametrize(
+    ("overlay", "says"),
+    [
+        (
+            {"resources": {"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}},
+            "must be less than or equal to memory limit of 1Gi",
+        ),
+        ({"affinity": {"podAfinity": {}}}, "podAfinity: field not declared in schema"),
+        ({"labels": {"not a label!": "x"}}, "name part must consist of alphanumeric characters"),
+    ],
+    ids=["resources", "affinity", "labels"],
+)
+def test_what_only_a_pod_can_refuse(kube, operator, namespace, apply, told, overlay, says):
+    apply(llm("wrong", podTemplate=overlay, suspend=True))
+    message = told("wrong", "InvalidSpec")
+    assert says in message
+    assert f"run `kubectl -n {namespace} edit llmdep wrong`" in message
+    kube("-n", namespace, "patch", "llmdep", "wrong", "--type=json", "-p", REMOVE_OVERLAY)
+    told("wrong", "Suspended")
 
 
 def test_a_resource_quota(kube, operator, namespace, apply, told):

@@ -81,9 +81,10 @@ class Leader:
         self._metrics.leader.set(1)
         keeping = asyncio.create_task(self._leadership.keep(), name="lease")
         workers: list[asyncio.Task[Any]] = []
-        others = [keeping]
+        filling = asyncio.create_task(self._relister.fill(), name="fill")
+        others: list[asyncio.Task[Any]] = [keeping, filling, _waiter(stop)]
         try:
-            await _first([keeping, asyncio.create_task(self._relister.fill(), name="fill"), _waiter(stop)])
+            await _first(others)
             if stop.is_set():
                 return
             workers = [
@@ -92,7 +93,8 @@ class Leader:
                 )
                 for _ in range(self._settings.workers)
             ]
-            others += [asyncio.create_task(self._relister.keep(), name="relist"), _waiter(stop)]
+            others.remove(filling)
+            others.append(asyncio.create_task(self._relister.keep(), name="relist"))
             # The last: at its end kopf cancels what came after it.
             watching = watch(self._intake, self._settings.namespaces, partial(_listen, stop))
             others.append(asyncio.create_task(watching, name="watch"))

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from slipway_api import names
 from slipway_api.conditions import Reason
 from slipway_operator.diff import differs
-from slipway_operator.errors import Denied, Missing, NotPermitted, Terminal
+from slipway_operator.errors import Denied, Invalid, Missing, NotPermitted, Terminal
 from slipway_operator.kinds import PARENT, Key, Kind, Object, controller_of, key_of, uid_of
 from slipway_operator.problems import ApplyProblem
 
@@ -47,6 +47,9 @@ async def apply_child(
         remember(kind, await api.apply(kind, key, rendered, force=live is not None))
     except Denied as error:
         return ApplyProblem(kind, Reason.ADMISSION_DENIED, str(error))
+    except Invalid as error:
+        # Every value that is not the object's own is ours and valid, so it is the object that has to change.
+        return ApplyProblem(kind, Reason.INVALID_SPEC, str(error))
     except (Terminal, NotPermitted) as error:
         return ApplyProblem(kind, Reason.APPLY_FAILED, str(error))
     return None

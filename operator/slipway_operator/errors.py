@@ -3,8 +3,9 @@
 OperatorError
 ├── Retryable            trying the same again may succeed: 429, 5xx, time-outs, lost connections
 │   └── Conflict         409: somebody else was faster; read again first
-├── Terminal             trying the same again cannot succeed: 400, 405, 422, unreadable answers
-│   └── Missing          404: the object, its namespace or its kind is not there
+├── Terminal             trying the same again cannot succeed: 400, 405
+│   ├── Missing          404: the object, its namespace or its kind is not there
+│   └── Invalid          422: a field's value or a field's name is wrong
 ├── Denied               403 by admission: a quota, a limit range, Pod Security, a webhook said no
 ├── NotPermitted         401, 403 by authorisation: the operator itself lacks a right
 └── LeadershipLost       another operator holds the Lease
@@ -35,6 +36,10 @@ class Terminal(OperatorError):
 
 class Missing(Terminal):
     """The object, its namespace or its kind does not exist."""
+
+
+class Invalid(Terminal):
+    """The API server's own validation refused the object."""
 
 
 class Denied(OperatorError):

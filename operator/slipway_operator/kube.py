@@ -23,6 +23,7 @@ from slipway_api import names
 from slipway_operator.errors import (
     Conflict,
     Denied,
+    Invalid,
     Missing,
     NotPermitted,
     OperatorError,
@@ -40,6 +41,8 @@ Count = Callable[[str, str, str], None]
 
 # Webhooks and policies may refuse with any client error; their sentence says so.
 _ADMISSION: Final = re.compile(r"admission webhook|AdmissionPolicy|is forbidden:")
+# A field that the kind does not have: server-side apply answers 500 to it.
+_UNTYPED: Final = re.compile(r"failed to create typed patch object")
 # What the authoriser says when a right is missing; every other 403 comes from admission.
 _NO_RIGHT: Final = (
     " cannot get resource",
@@ -174,9 +177,17 @@ def _translate(what: str, error: dynamic.exceptions.DynamicApiError) -> Operator
         case status if (
             status is not None and HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR
         ):
-            return Denied(message) if _ADMISSION.search(message) else Terminal(text)
+            return _refused(message, status)
+        case _ if _UNTYPED.search(message):
+            return Invalid(message)
         case _:
             return Retryable(text, after=_retry_after(error))
+
+
+def _refused(message: str, status: int) -> OperatorError:
+    if _ADMISSION.search(message):
+        return Denied(message)
+    return Invalid(message) if status == HTTPStatus.UNPROCESSABLE_ENTITY else Terminal(message)
 
 
 def _message_of(error: dynamic.exceptions.DynamicApiError) -> str:

@@ -9,7 +9,7 @@ import socket
 import pytest
 from aiohttp import web
 
-from slipway_operator.errors import Conflict, Denied, Missing, NotPermitted, Retryable, Terminal
+from slipway_operator.errors import Conflict, Denied, Invalid, Missing, NotPermitted, Retryable, Terminal
 from slipway_operator.kinds import DEPLOYMENT, LEASE, PARENT, POD, Key
 from slipway_operator.kube import connect
 
@@ -125,8 +125,9 @@ POLICY = "deployments.apps \"chat\" is forbidden: ValidatingAdmissionPolicy 'p' 
         (422, POLICY, Denied),
         (404, "no such namespace", Missing),
         (409, "changed", Conflict),
-        (422, "spec.x: Invalid value", Terminal),
+        (422, "spec.x: Invalid value", Invalid),
         (429, "slow down", Retryable),
+        (500, "failed to create typed patch object (a/b): .spec.x: field not declared in schema", Invalid),
         (500, "oops", Retryable),
         (503, "starting", Retryable),
         (504, "late", Retryable),

@@ -8,7 +8,7 @@ import copy
 import pytest
 
 from slipway_api.conditions import Reason
-from slipway_operator.errors import Conflict, Denied, NotPermitted, Retryable, Terminal
+from slipway_operator.errors import Conflict, Denied, Invalid, NotPermitted, Retryable, Terminal
 from slipway_operator.freshness import Freshness
 from slipway_operator.intake import Intake, matters
 from slipway_operator.kinds import DEPLOYMENT, PARENT, PDB, POD, SERVICE, WATCHED, Key
@@ -169,11 +169,18 @@ async def test_a_refused_child_is_told_and_the_others_are_made(server, operator,
     assert (DEPLOYMENT, KEY) in server.objects
 
 
-@pytest.mark.parametrize("error", [Terminal("no such field"), NotPermitted("cannot patch resource")])
-async def test_a_child_that_can_not_be_written_at_all_is_told(server, operator, parent, error):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Terminal("bad request"), Reason.APPLY_FAILED),
+        (NotPermitted("cannot patch resource"), Reason.APPLY_FAILED),
+        (Invalid("must be less than or equal to memory limit"), Reason.INVALID_SPEC),
+    ],
+)
+async def test_a_child_that_can_not_be_written_at_all_is_told(server, operator, parent, error, told):
     server.refuse["services"] = error
-    assert [p.reason for p in await operator.reconcile()] == [Reason.APPLY_FAILED]
-    assert reason(server) == Reason.APPLY_FAILED
+    assert [p.reason for p in await operator.reconcile()] == [told]
+    assert reason(server) == told
 
 
 async def test_an_unreadable_object_gets_a_sentence_and_keeps_its_children(server, operator, recorded):

@@ -9,13 +9,13 @@ from typing import Any
 from slipway_api import names
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentStatus
-from slipway_operator.kinds import Object, key_of
+from slipway_operator.kinds import Key, Object, key_of
 from slipway_operator.plan import Plan, Refusal
 from slipway_operator.plan.render import LABEL_REVISION
 from slipway_operator.problems import ApplyProblem
 from slipway_operator.status.conditions import Verdict, conditions_of
 from slipway_operator.status.denials import explain_denial
-from slipway_operator.status.findings import Finding, worst
+from slipway_operator.status.findings import Finding, clean, worst
 from slipway_operator.status.pods import explain_pod, is_leaving, is_ready
 
 
@@ -100,7 +100,7 @@ def _finding(seen: Observation, pods: _Pods) -> Finding:
     """Return what matters most: refused children, refused pods, the newest pods, what is left of the old."""
     namespace = key_of(seen.parent).namespace
     if seen.problems:
-        return _explain_problem(seen.problems[0], namespace)
+        return _explain_problem(seen.problems[0], key_of(seen.parent))
     refused = _condition(seen.deployment, "ReplicaFailure")
     if refused.get("status") == "True" and pods.wanted:
         return explain_denial(str(refused.get("message", "")), namespace)
@@ -117,10 +117,14 @@ def _explain(pods: Sequence[Object], seen: Observation) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
-def _explain_problem(problem: ApplyProblem, namespace: str) -> Finding:
+def _explain_problem(problem: ApplyProblem, key: Key) -> Finding:
     if problem.reason is Reason.ADMISSION_DENIED:
-        return explain_denial(problem.message, namespace, what=f"{problem.kind.kind} is refused")
-    command = f"kubectl -n {namespace} get {problem.kind.kind.lower()} -o wide"
+        return explain_denial(problem.message, key.namespace, what=f"{problem.kind.kind} is refused")
+    if problem.reason is Reason.INVALID_SPEC:
+        return Finding(
+            problem.reason, clean(problem.message), f"kubectl -n {key.namespace} edit llmdep {key.name}"
+        )
+    command = f"kubectl -n {key.namespace} describe {problem.kind.kind.lower()} {key.name}"
     on_the_way = problem.reason is Reason.TERMINATING
     return Finding(problem.reason, problem.message, command, on_the_way=on_the_way)
 
@@ -138,9 +142,9 @@ def _rolled_out(seen: Observation, wanted: int) -> bool:
     """Return whether the Deployment has nothing to do either: somebody else may have added to its pods."""
     if seen.deployment is None:
         return False
+    # Its generation is not compared: an annotation of anybody raises it, and Ready would flicker.
     status = seen.deployment.get("status") or {}
-    current = status.get("observedGeneration", 0) >= seen.deployment["metadata"].get("generation", 0)
-    return bool(current and status.get("replicas", 0) == status.get("updatedReplicas", 0) == wanted)
+    return bool(status.get("replicas", 0) == status.get("updatedReplicas", 0) == wanted)
 
 
 def _deadline_passed(deployment: Object | None) -> bool:
