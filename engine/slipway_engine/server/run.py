@@ -20,8 +20,9 @@ from slipway_engine.termination import write_termination_log
 
 log = logging.getLogger(__name__)
 
-_LAST_ANSWERS_SECONDS = 1.0
+_LAST_ANSWERS_SECONDS = 2.0  # for a probe or two to learn why
 _BACKLOG = 2048
+_INTERRUPTED = 130  # what a shell shows for a program that was interrupted
 
 
 def serve(config: EngineConfig, settings: ServerSettings, command: CoreCommand | None = None) -> int:
@@ -38,6 +39,9 @@ async def _serve(listener: socket.socket, service: Service) -> int:
     supervisor = asyncio.create_task(_supervise(service, server, stop))
     try:
         await server.serve(sockets=[listener])
+        if server.force_exit:
+            supervisor.cancel()
+            return _INTERRUPTED
         return await supervisor
     finally:
         await service.close()
