@@ -166,6 +166,18 @@ def test_a_resource_that_the_user_mentions_is_the_users_alone(recorded):
     assert origins(plan)["podTemplate.resources.limits.memory"] == ("1Gi", "spec")
 
 
+def test_values_longer_than_the_status_may_hold_are_shortened(recorded):
+    names_ = [f"{'n' * 120}{i}" for i in range(16)]
+    limits = {f"example.com/{'r' * 200}{i}": "1" for i in range(3)}
+    parent = recorded.parent(
+        model={"source": "file:///m", "servedNames": names_}, podTemplate={"resources": {"limits": limits}}
+    )
+    values = recorded.plan(parent).values.values
+    assert max(len(value.value) for value in values) == 1024
+    assert max(len(value.field) for value in values) == 128
+    assert len({value.field for value in values}) == len(values)
+
+
 @pytest.mark.parametrize("entry", [e for e in CATALOGUE.values() if e.resource], ids=lambda e: e.name)
 def test_an_accelerator_is_requested_and_its_nodes_are_required(recorded, entry):
     user = {

@@ -23,6 +23,10 @@ from slipway_api.v1alpha1 import (
 T = TypeVar("T")
 Origin: TypeAlias = Literal["spec", "operator", "built-in"]
 
+# The bounds of `status.effective` in the schema.
+MAX_FIELD: Final = 128
+MAX_VALUE: Final = 1024
+
 DEFAULT_REVISION: Final = "main"
 DEFAULT_MAX_NUM_SEQS: Final = 64
 DEFAULT_MAX_BATCHTOKENS: Final = 512
@@ -77,11 +81,13 @@ class _Resolver:
     """Resolves values and notes where each came from."""
 
     def __init__(self) -> None:
-        self.values: list[EffectiveValue] = []
+        self.values: dict[str, EffectiveValue] = {}
 
     def note(self, field: str, value: object, origin: Origin) -> None:
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        self.values.append(EffectiveValue(field=field, value=text, **{"from": origin}))
+        field = _shorten(field, MAX_FIELD)
+        noted = EffectiveValue(field=field, value=_shorten(text, MAX_VALUE), **{"from": origin})
+        self.values.setdefault(field, noted)
 
     def pick(self, field: str, given: T | None, default: T, origin: Origin = "built-in") -> T:
         value, source = (default, origin) if given is None else (given, "spec")
@@ -127,7 +133,7 @@ def resolve(name: str, spec: LLMDeploymentSpec, engine_image: str) -> Effective:
             DEFAULT_PROGRESS_DEADLINE,
         ),
         drain_seconds=pick.pick("rollout.drainSeconds", rollout.drain_seconds, DEFAULT_DRAIN_SECONDS),
-        values=tuple(sorted(pick.values, key=lambda value: value.field)),
+        values=tuple(value for _, value in sorted(pick.values.items())),
     )
 
 
@@ -138,6 +144,10 @@ def rollout_bounds(surge: int | None, unavailable: int | None) -> tuple[int, int
     if unavailable is None:
         unavailable = 1 if surge == 0 else 0
     return surge, unavailable
+
+
+def _shorten(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _origin(given: object) -> Origin:
