@@ -164,7 +164,7 @@ def locked(folder: Path, progress: Progress) -> Iterator[None]:
 
 def helm_settings(built: Mapping[str, Image]) -> list[str]:
     """The chart's settings for these images."""
-    return [f"--set {name}.image={built[name].ref}" for name in ("operator", "engine") if name in built]
+    return [f"--set {name}.image={image.ref}" for name, image in built.items()]
 
 
 def parser() -> argparse.ArgumentParser:
