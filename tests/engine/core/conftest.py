@@ -120,6 +120,7 @@ def drive(tiny: Path) -> Callable[..., Driver]:
         base: dict[str, Any] = {
             "model": tiny, "block_size": 4, "max_batch_tokens": 32, "max_num_seqs": 8,
             "kv_cache_bytes": 1 << 20, "dtype": "float32", "device": "cpu", "num_threads": 1,
+            "cpu_backend": "torch",
         }  # fmt: skip
         return Driver(EngineCore(EngineConfig(**{**base, **settings})))
 

@@ -17,6 +17,7 @@ from slipway_engine.loading.checkpoint import open_checkpoint
 
 NEW_TOKENS = 48
 MARGIN = 1e-3
+TORCH: dict[str, Any] = {"kv_cache_bytes": 64 << 20, "device": "cpu", "cpu_backend": "torch"}
 PROMPTS = (
     "The capital of France is",
     "def fibonacci(n):\n",
@@ -81,14 +82,14 @@ def _greedy(model: LlamaForCausalLM, prompt: list[int]) -> list[int]:
 def test_gguf_equals_transformers_alone_and_together(
     smollm2: Path, reference: Reference, driver: type[Any]
 ) -> None:
-    drive = driver(EngineCore(EngineConfig(smollm2, kv_cache_bytes=64 << 20, device="cpu")))
+    drive = driver(EngineCore(EngineConfig(smollm2, **TORCH)))
     alone = [drive.one(prompt, max_tokens=NEW_TOKENS, ignore_eos=True) for prompt in reference.prompts]
     assert [result.tokens for result in alone] == reference.tokens
     assert _together(drive, reference.prompts) == reference.tokens
 
 
 def test_safetensors_equal_transformers(reference: Reference, driver: type[Any]) -> None:
-    config = EngineConfig(reference.directory, kv_cache_bytes=64 << 20, device="cpu")
+    config = EngineConfig(reference.directory, **TORCH)
     assert _together(driver(EngineCore(config)), reference.prompts) == reference.tokens
 
 
