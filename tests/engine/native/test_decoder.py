@@ -1,0 +1,214 @@
+"""The whole step against the torch decoder on small random models, one feature after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from slipway_engine.loading.weights import load as load_torch
+from slipway_engine.models import context
+from slipway_engine.models.attention import PagedAttention
+from slipway_engine.models.config import RopeConfig
+from slipway_engine.models.linear import plain
+from slipway_engine.native import library, weights
+from slipway_engine.native.library import Array, Pool
+from slipway_engine.native.runner import NativeModel
+
+BLOCKS = 40
+FEATURES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "untied": {"tied_embeddings": False},
+    "qkv bias": {"qkv_bias": True},
+    "all biases": {"qkv_bias": True, "out_bias": True, "mlp_bias": True},
+    "qk norm": {"qk_norm": True},
+    "sliding window": {"windows": (20, None, 150)},
+    "narrow window": {"windows": (1, 3, 16)},
+    "one key head": {"num_kv_heads": 1},
+    "no sharing": {"num_kv_heads": 6},
+    "odd head size": {"head_dim": 20},
+    "large head": {"head_dim": 128, "num_heads": 2, "num_kv_heads": 1},
+    "odd widths": {"hidden_size": 72, "intermediate_size": 88, "vocab_size": 67},
+    "llama3 rope": {"rope": RopeConfig(500000.0, "llama3", 8.0, 1.0, 4.0, 256)},
+    "linear rope": {"rope": RopeConfig(factor=4.0, kind="linear")},
+    "one layer": {"num_layers": 1},
+}
+
+
+@pytest.fixture(params=["avx512", "avxvnni", "avx2", "portable"])
+def isa(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name not in library.instruction_sets():
+        pytest.skip(f"this processor does not run {name}")
+    return name
+
+
+def reference(checkpoint: Any, tokens: Sequence[int]) -> Array:
+    """The torch decoder's logits for every token of one sequence."""
+    config, cpu = checkpoint.config, torch.device("cpu")
+    with torch.inference_mode():
+        decoder = load_torch(checkpoint, plain, cpu, torch.float32, config.max_position)
+        caches = [torch.zeros(BLOCKS, 16, config.kv_elements_per_token) for _ in range(config.num_layers)]
+        span = context.Span(0, len(tokens), list(range(1, BLOCKS)))
+        step = context.build([span], 16, cpu, torch.float32)
+        attend = PagedAttention(config, caches).bind(step)
+        hidden = decoder.forward(decoder.embed(torch.tensor(tokens)), step.positions, attend)
+        return decoder.logits(hidden).numpy()
+
+
+def native(
+    checkpoint: Any, pool: Pool, isa: str, *, int8: bool = False, half: bool = False, repack: bool = False
+) -> NativeModel:
+    packed = weights.load(checkpoint, pool, repack)
+    return NativeModel(packed, pool, isa, BLOCKS, int8_inputs=int8, half_kv=half)
+
+
+def run(model: NativeModel, tokens: Sequence[int], chunks: Sequence[int]) -> Array:
+    """Logits of every token, computed chunk by chunk; the blocks lie in disorder."""
+    table = np.random.default_rng(0).permutation(np.arange(1, BLOCKS + 1)).astype(np.int32)[None]
+    found, start = [], 0
+    for count in chunks:
+        logits = np.empty((count, model.vocab_size), dtype=np.float32)
+        model.step(
+            np.array(tokens[start : start + count], dtype=np.int64),
+            np.array([start], dtype=np.int64),
+            np.array([0, count], dtype=np.int32),
+            table,
+            np.arange(count, dtype=np.int32),
+            logits,
+        )
+        found.append(logits)
+        start += count
+    assert start == len(tokens)
+    return np.concatenate(found)
+
+
+def tokens_of(count: int, vocab: int = 60) -> list[int]:
+    return np.random.default_rng(count).integers(0, vocab, count).tolist()
+
+
+@pytest.mark.parametrize("feature", FEATURES)
+def test_logits_are_the_torch_decoders(
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, feature: str
+) -> None:
+    made = checkpoint(**FEATURES[feature])
+    tokens = tokens_of(300)
+    expected = reference(made, tokens)
+    result = run(native(made, pool, isa), tokens, [1, 16, 1, 130, 1, 150, 1])
+    assert np.abs(result - expected).max() < 2e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+def test_stored_types_keep_their_values(
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, kind: str
+) -> None:
+    made = checkpoint(kind, num_heads=8)
+    tokens = tokens_of(40)
+    expected = reference(made, tokens)
+    result = run(native(made, pool, isa), tokens, [40])
+    assert np.abs(result - expected).max() < 2e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1"])
+def test_int8_and_half_cache_are_near(
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, kind: str
+) -> None:
+    made = checkpoint(kind, num_heads=8, hidden_size=96)
+    tokens = tokens_of(150)
+    expected = torch.from_numpy(reference(made, tokens)).log_softmax(1)
+    for int8, half, limit in ((False, True, 1e-5), (True, True, 2e-2), (True, False, 2e-2)):
+        result = run(native(made, pool, isa, int8=int8, half=half, repack=int8), tokens, [150])
+        found = torch.from_numpy(result).log_softmax(1)
+        divergence = (expected.exp() * (expected - found)).sum(1).mean()
+        assert 0 <= divergence < limit, (int8, half)
+
+
+@pytest.mark.parametrize(
+    ("int8", "half", "kind"),
+    [(False, True, "Q4_1"), (True, True, "Q4_1"), (True, False, "F32"), (False, False, "BF16")],
+)
+def test_bits_do_not_depend_on_the_batch(
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, int8: bool, half: bool, kind: str
+) -> None:
+    """Alone or beside others, in one chunk or token by token, on one thread or three: the same bits."""
+    made = checkpoint(kind, num_heads=8, windows=(None, 40, None))
+    draw = np.random.default_rng(7)
+    sequences = [tokens_of(count) for count in (300, 33, 129, 1, 64)]
+    alone = [
+        run(native(made, library.Pool(1), isa, int8=int8, half=half, repack=int8), s, [len(s)])
+        for s in sequences
+    ]
+    model = native(made, pool, isa, int8=int8, half=half, repack=int8)
+    tables = draw.permutation(np.arange(1, 41)).astype(np.int32)
+    needed = [-(-len(s) // 16) for s in sequences]
+    table = np.zeros((len(sequences), max(needed)), dtype=np.int32)
+    at = 0
+    for row, used in zip(table, needed, strict=True):
+        row[:used] = tables[at : at + used]
+        at += used
+    done = [0] * len(sequences)
+    while any(d < len(s) for d, s in zip(done, sequences, strict=True)):
+        live = [i for i, s in enumerate(sequences) if done[i] < len(s) and draw.random() < 0.8]
+        counts = [min(int(draw.choice([1, 1, 2, 7, 50])), len(sequences[i]) - done[i]) for i in live]
+        if not live:
+            continue
+        ids = [t for i, c in zip(live, counts, strict=True) for t in sequences[i][done[i] : done[i] + c]]
+        wanted = np.flatnonzero(draw.random(len(ids)) < 0.7).astype(np.int32)
+        logits = np.empty((len(wanted), model.vocab_size), dtype=np.float32)
+        starts = np.cumsum([0, *counts], dtype=np.int32)
+        model.step(
+            np.array(ids, dtype=np.int64),
+            np.array([done[i] for i in live], dtype=np.int64),
+            starts,
+            np.ascontiguousarray(table[live]),
+            wanted,
+            logits,
+        )
+        for row, index in enumerate(wanted):
+            which = int(np.searchsorted(starts, index, side="right")) - 1
+            position = done[live[which]] + int(index) - int(starts[which])
+            assert np.array_equal(logits[row], alone[live[which]][position]), (live[which], position)
+        for i, c in zip(live, counts, strict=True):
+            done[i] += c
+
+
+def test_stale_and_foreign_blocks_are_never_seen(
+    checkpoint: Callable[..., Any], pool: Pool, isa: str
+) -> None:
+    """Slots after a sequence's end, and blocks that are not its own, may hold anything, even NaN."""
+    made = checkpoint(windows=(None, 20, None))
+    tokens = tokens_of(45)
+    clean = native(made, pool, isa)
+    expected = run(clean, tokens, [40, 1, 4])
+    dirty = native(made, pool, isa)
+    for array in (dirty.cache.keys, dirty.cache.values):
+        array.view(np.float32)[:] = np.nan
+    assert np.array_equal(run(dirty, tokens, [40, 1, 4]), expected)
+
+
+def test_wrong_steps_are_refused(checkpoint: Callable[..., Any], pool: Pool) -> None:
+    model = native(checkpoint(), pool, "portable")
+    good: dict[str, Any] = {
+        "token_ids": np.array([1, 2, 3]),
+        "positions": np.array([0]),
+        "starts": np.array([0, 3], dtype=np.int32),
+        "blocks": np.array([[1]], dtype=np.int32),
+        "outputs": np.array([2], dtype=np.int32),
+        "logits": np.empty((1, model.vocab_size), dtype=np.float32),
+    }
+    model.step(**good)
+    for wrong, sentence in (
+        ({"token_ids": np.array([1, 2, 199])}, "outside the vocabulary"),
+        ({"token_ids": np.array([1, -1, 3])}, "outside the vocabulary"),
+        ({"positions": np.array([14])}, "longer than its blocks"),
+        ({"positions": np.array([-1])}, "negative position"),
+        ({"blocks": np.array([[BLOCKS + 1]], dtype=np.int32)}, "outside the cache"),
+        ({"blocks": np.array([[-1]], dtype=np.int32)}, "outside the cache"),
+        ({"starts": np.array([0, 2], dtype=np.int32)}, "do not cover"),
+        ({"outputs": np.array([3], dtype=np.int32)}, "rows of outputs"),
+    ):
+        with pytest.raises(library.NativeError, match=sentence):
+            model.step(**{**good, **wrong})
