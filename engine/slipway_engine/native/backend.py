@@ -148,7 +148,7 @@ def _packed_bytes(checkpoint: Checkpoint, names: tuple[str, ...], int8: bool) ->
     types = [checkpoint.stored_type(f"{name}.weight") for name in names]
     rows, width = sum(shape[0] for shape in shapes), shapes[0][1]
     format = weights.packed_format(types, width, int8)
-    return (rows + PANEL - 1) * format.row_bytes(width)
+    return -(-rows // PANEL) * PANEL * format.row_bytes(width)
 
 
 def _elements(checkpoint: Checkpoint, names: tuple[str, ...]) -> int:
