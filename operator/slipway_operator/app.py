@@ -11,7 +11,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
 
-from slipway_operator.errors import LeadershipLost
+from slipway_operator.errors import OperatorError
 from slipway_operator.freshness import Freshness
 from slipway_operator.handlers import watch
 from slipway_operator.health import Health, serve_health, serve_metrics
@@ -48,7 +48,7 @@ async def run(settings: Settings) -> int:
         try:
             if await _unless(stop, leadership.acquire()):
                 await Leader(settings, api, metrics, health, leadership).lead(stop)
-        except LeadershipLost as error:
+        except OperatorError as error:
             logger.error("%s; leaving, so that a restart can stand for election again", error)
             return 1
         finally:
@@ -77,7 +77,7 @@ class Leader:
         self._expose(store)
 
     async def lead(self, stop: asyncio.Event) -> None:
-        """Work until `stop`. Raises LeadershipLost, or whatever ended one of the parts."""
+        """Work until `stop`. Raises OperatorError, or whatever ended one of the parts."""
         self._metrics.leader.set(1)
         keeping = asyncio.create_task(self._leadership.keep(), name="lease")
         workers: list[asyncio.Task[Any]] = []
@@ -99,6 +99,8 @@ class Leader:
             watching = watch(self._intake, self._settings.namespaces, partial(_listen, stop))
             others.append(asyncio.create_task(watching, name="watch"))
             await _first([*workers, *others])
+            if not stop.is_set():
+                raise OperatorError("the watches or a worker ended by themselves")
         finally:
             await self._leave(workers, others)
 

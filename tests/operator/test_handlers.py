@@ -128,7 +128,7 @@ class Watching:
         self.intake = Intake(self.store, self.queue, self.freshness, self.metrics, clock=lambda: self.now)
 
     async def next(self):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             key = await self.queue.get()
         self.queue.done(key)
         return key
@@ -148,7 +148,7 @@ async def watching(api, kubeconfig):
     api.put(PARENT)
     watching, started = Watching(api), asyncio.Event()
     task = asyncio.create_task(watch(watching.intake, (), started.set))
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await started.wait()
         for kind in WATCHED:
             await api.watching[kind].wait()
@@ -189,7 +189,7 @@ async def test_a_cut_watch_is_opened_again_and_nothing_is_lost(watching, api):
     await watching.next()
     api.cut(DEPLOYMENT)
     api.put(DEPLOYMENT, event="ADDED", spec=1)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await api.watching[DEPLOYMENT].wait()
     api.put(DEPLOYMENT, spec=2)
     await watching.next()
