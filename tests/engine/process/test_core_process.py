@@ -17,7 +17,7 @@ from slipway_engine.process.client import CoreClient, CoreCommand, CoreFailed, C
 from slipway_engine.sampling import SamplingParams
 
 DOUBLES = Path(__file__).parent / "doubles"
-HANG, CRASH, DIE = 1013, 1014, 1015
+HANG, CRASH, DIE = 49140, 49141, 49142
 
 
 @asynccontextmanager

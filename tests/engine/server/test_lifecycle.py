@@ -13,7 +13,7 @@ import pytest
 from slipway_engine.errors import InvalidArgument
 from slipway_engine.server.run import _listen
 
-HANG, CRASH, DIE = 1013, 1014, 1015
+HANG, CRASH, DIE = 49140, 49141, 49142
 
 
 def test_probes_answer_while_the_model_is_loaded(start_server):

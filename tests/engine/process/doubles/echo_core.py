@@ -10,7 +10,8 @@ import time
 from slipway_engine.core.messages import CoreStats, Ready, RequestOutput, StepOutput, TokenLogprob
 from slipway_engine.errors import ModelCorrupt, RequestError
 
-HANG, CRASH, DIE = 1013, 1014, 1015
+# Words so rare that no other test writes them by accident.
+HANG, CRASH, DIE = 49140, 49141, 49142
 
 
 class EchoCore:
