@@ -205,14 +205,24 @@ def _retry_after(error: dynamic.exceptions.DynamicApiError) -> float | None:
     return float(value) if value.isdigit() else None
 
 
+async def _load_kubeconfig(configuration: client.Configuration) -> None:
+    try:
+        await config.load_kube_config(client_configuration=configuration)
+    except config.ConfigException as error:
+        raise Terminal(
+            f"no API server is known: this is no pod with a service account, and {error}; "
+            f"set KUBECONFIG to a file that names a cluster"
+        ) from error
+
+
 @asynccontextmanager
 async def connect(count: Count = _uncounted) -> AsyncIterator[Kube]:
-    """Connect as the pod's service account, or, outside a cluster, as KUBECONFIG says."""
+    """Connect as the pod's service account, or, outside a cluster, as KUBECONFIG says. Raises Terminal."""
     configuration = client.Configuration()
     try:
         config.load_incluster_config(client_configuration=configuration)
     except config.ConfigException:
-        await config.load_kube_config(client_configuration=configuration)
+        await _load_kubeconfig(configuration)
     configuration.connection_pool_maxsize = CONNECTIONS
     async with client.ApiClient(configuration) as api:
         api.user_agent = names.FIELD_MANAGER

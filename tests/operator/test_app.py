@@ -8,6 +8,7 @@ import signal
 import socket
 
 from slipway_operator.app import run
+from slipway_operator.cli import main
 from slipway_operator.settings import parse_settings
 
 
@@ -27,3 +28,11 @@ async def test_it_waits_for_the_api_server_with_its_health_pages_open_and_stops_
             assert not running.done()
             os.kill(os.getpid(), signal.SIGTERM)
             assert await running == 0
+
+
+def test_without_any_cluster_it_says_what_to_set(monkeypatch, tmp_path, caplog):
+    missing = str(tmp_path / "none")
+    monkeypatch.setattr("kubernetes.aio.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", missing)
+    monkeypatch.setattr("slipway_operator.cli.configure", lambda level: None)  # pytest keeps its own handlers
+    assert main(["run", "--host", "127.0.0.1", "--health-port", "0", "--metrics-port", "0"]) == 1
+    assert "set KUBECONFIG to a file that names a cluster" in caplog.text
