@@ -92,6 +92,35 @@ def _q8_0(blocks: Bytes) -> Floats:
     return _half(blocks[:, :2]) * np.array(blocks[:, 2:]).view(np.int8).astype(np.float32)
 
 
+def _iq4_nl(blocks: Bytes) -> Floats:
+    """Nibbles that choose among 16 levels, which lie closer together near zero."""
+    levels: Floats = _LEVELS[_nibbles(blocks[:, 2:])]
+    return _half(blocks[:, :2]) * levels
+
+
+def _q2_k(blocks: Bytes) -> Floats:
+    """256 elements in 16 groups of 16; a byte holds a group's 4-bit scale and 4-bit minimum."""
+    count = len(blocks)
+    packed, scale, low = blocks[:, :16], _half(blocks[:, 80:82]), _half(blocks[:, 82:84])
+    values = _pairs_of_bits(blocks[:, 16:80]).astype(np.float32)
+    scales, lows = (packed & 0x0F).astype(np.float32), (packed >> 4).astype(np.float32)
+    unpacked = (scale * scales)[:, :, None] * values - (low * lows)[:, :, None]
+    return unpacked.reshape(count, 256)
+
+
+def _q3_k(blocks: Bytes) -> Floats:
+    """256 elements in 16 groups of 16; the third bits lie apart, and a cleared one takes 4 away."""
+    count = len(blocks)
+    third = _bit_planes(blocks[:, :32]).reshape(count, 16, 16)
+    values = _pairs_of_bits(blocks[:, 32:96]).astype(np.float32) + 4 * third.astype(np.float32) - 4
+    low = np.concatenate([blocks[:, 96:104] & 0x0F, blocks[:, 96:104] >> 4], axis=1)
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 4, 1)
+    high = ((blocks[:, None, 104:108] >> shifts) & 3).reshape(count, 16)
+    six = (low | (high << np.uint8(4))).astype(np.float32) - 32
+    unpacked: Floats = (_half(blocks[:, 108:]) * six)[:, :, None] * values
+    return unpacked.reshape(-1, 256)
+
+
 def _q4_k(blocks: Bytes) -> Floats:
     """256 elements in 8 groups of 32; each group has a 6-bit scale and a 6-bit minimum."""
     count = len(blocks)
@@ -100,6 +129,18 @@ def _q4_k(blocks: Bytes) -> Floats:
     packed = blocks[:, 16:].reshape(count, 4, 32)
     values = np.stack([packed & 0x0F, packed >> 4], axis=2).reshape(count, 8, 32).astype(np.float32)
     unpacked = (scale * scales)[:, :, None] * values - (low * lows)[:, :, None]
+    return unpacked.reshape(count, 256)
+
+
+def _q5_k(blocks: Bytes) -> Floats:
+    """Like Q4_K, with a fifth bit of each element that lies apart."""
+    count = len(blocks)
+    scale, low = _half(blocks[:, :2]), _half(blocks[:, 2:4])
+    scales, lows = _six_bit_pairs(blocks[:, 4:16])
+    packed = blocks[:, 48:].reshape(count, 4, 32)
+    four = np.stack([packed & 0x0F, packed >> 4], axis=2).reshape(count, 8, 32)
+    values = (four | (_bit_planes(blocks[:, 16:48]) << np.uint8(4))).astype(np.float32)
+    unpacked: Floats = (scale * scales)[:, :, None] * values - (low * lows)[:, :, None]
     return unpacked.reshape(count, 256)
 
 
@@ -129,6 +170,17 @@ def _fifth_bits(high: Bytes) -> Bytes:
     return np.unpackbits(high, axis=1, bitorder="little") << np.uint8(4)
 
 
+def _pairs_of_bits(packed: Bytes) -> Bytes:
+    """Unpack 64 bytes of four 2-bit elements each to [blocks, 16, 16]; 32 bytes hold four runs of 32."""
+    shifts = np.array([0, 2, 4, 6], np.uint8).reshape(1, 1, 4, 1)
+    return ((packed.reshape(-1, 2, 1, 32) >> shifts) & np.uint8(3)).reshape(-1, 16, 16)
+
+
+def _bit_planes(packed: Bytes) -> Bytes:
+    """Return bit i of 32 bytes as the run i of 32 elements: [blocks, 8, 32]."""
+    return (packed[:, None, :] >> np.arange(8, dtype=np.uint8)[:, None]) & np.uint8(1)
+
+
 def _six_bit_pairs(packed: Bytes) -> tuple[Floats, Floats]:
     """Unpack the 12 bytes that hold 8 scales and 8 minima of 6 bits each."""
     first, second, third = packed[:, 0:4], packed[:, 4:8], packed[:, 8:12]
@@ -136,6 +188,10 @@ def _six_bit_pairs(packed: Bytes) -> tuple[Floats, Floats]:
     lows = np.concatenate([second & 0x3F, (third >> 4) | ((second >> 2) & 0x30)], axis=1)
     return scales.astype(np.float32), lows.astype(np.float32)
 
+
+_LEVELS = np.array(
+    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], dtype=np.float32
+)
 
 _UNPACK: dict[str, Callable[[Bytes], Floats]] = {
     "F32": _f32,
@@ -146,7 +202,11 @@ _UNPACK: dict[str, Callable[[Bytes], Floats]] = {
     "Q4_1": _q4_1,
     "Q5_0": _q5_0,
     "Q5_1": _q5_1,
+    "IQ4_NL": _iq4_nl,
+    "Q2_K": _q2_k,
+    "Q3_K": _q3_k,
     "Q4_K": _q4_k,
+    "Q5_K": _q5_k,
     "Q6_K": _q6_k,
 }
 
