@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 import time
@@ -112,7 +113,9 @@ async def test_a_head_that_drips_is_cut_on_a_used_connection_too(start: Any):
 
     dripping = asyncio.create_task(drip())
     async with asyncio.timeout(3):
-        assert await reader.read() == b""
+        # A byte that arrives after the cut is answered with a reset, so either end is seen.
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
     dripping.cancel()
     await asyncio.gather(dripping, return_exceptions=True)
     writer.close()
