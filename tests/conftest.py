@@ -1,6 +1,6 @@
 """Settings of all tests: property tests draw the same examples everywhere, new ones where somebody explores.
 
-`HYPOTHESIS_PROFILE=explore pytest tests` searches on with fresh examples; what it finds becomes an `@example`.
+`HYPOTHESIS_PROFILE=explore pytest tests` goes on with fresh ones; what it finds becomes an `@example`.
 """
 
 from __future__ import annotations
