@@ -16,7 +16,7 @@ from slipway_engine.kv.plan import MemoryPlan, Needs
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.loading.weights import load
 from slipway_engine.models import linear
-from slipway_engine.models.attention import PagedAttention
+from slipway_engine.models.attention import SCORE_COPIES, SCORE_PAIRS, PagedAttention
 from slipway_engine.models.config import DecoderConfig
 from slipway_engine.models.context import GROUP_TOKENS
 
@@ -65,10 +65,12 @@ class TorchBackend:
             kv_bytes_per_token_layer=per_layer,
             activation_bytes_per_token=_activations(config) * max(size, 4),
             vocab_size=config.vocab_size,
-            rotary_bytes_per_token=config.head_dim * 4,
+            rotary_bytes_per_token=config.head_dim * (4 if config.local_rope is None else 8),
             gather_tokens=GROUP_TOKENS,
             max_position=config.max_position,
             mask_itemsize=size,
+            score_pairs=SCORE_PAIRS,
+            score_bytes_per_pair=4 * SCORE_COPIES * config.num_heads if config.attention_softcap else 0,
         )
 
     @torch.inference_mode()
@@ -105,4 +107,7 @@ def _activations(config: DecoderConfig) -> int:
     """Elements that one token holds at the widest point of a layer, with what is freed a moment later."""
     attention = 2 * (config.query_size + 2 * config.kv_size) + 2 * config.query_size
     mlp = 4 * config.intermediate_size
-    return 4 * config.hidden_size + max(attention, mlp)
+    if config.experts is not None:
+        # All tokens may choose the same expert: their rows, its answers, the sum, and the router's shares.
+        mlp += 3 * config.hidden_size + 4 * config.experts.count + 8 * config.experts.per_token
+    return 6 * config.hidden_size + max(attention, mlp)

@@ -20,7 +20,11 @@ SAMPLER_COPIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Sizes in bytes, lengths in tokens. `weights` counts packed copies, `load_peak` what loading adds."""
+    """Sizes in bytes, lengths in tokens. `weights` counts packed copies, `load_peak` what loading adds.
+
+    Where attention makes its scores explicit, it holds `score_pairs` of them at once (or one query's, where
+    those are more) and `score_bytes_per_pair` for each.
+    """
 
     weights: int
     load_peak: int
@@ -33,6 +37,8 @@ class Needs:
     gather_tokens: int
     max_position: int
     mask_itemsize: int
+    score_pairs: int = 0
+    score_bytes_per_pair: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +128,8 @@ def _workspace(needs: Needs, asked: Asked, length: int) -> int:
     logits = SAMPLER_COPIES * asked.max_num_seqs * needs.vocab_size * 4
     gathered = 2 * max(needs.gather_tokens, length) * needs.kv_bytes_per_token_layer
     masks = 2 * asked.max_batch_tokens * length * needs.mask_itemsize
-    step = activations + logits + gathered + masks + length * needs.rotary_bytes_per_token
+    scores = max(needs.score_pairs, needs.gather_tokens, length) * needs.score_bytes_per_pair
+    step = activations + logits + gathered + masks + scores + length * needs.rotary_bytes_per_token
     return max(step, needs.load_peak)
 
 

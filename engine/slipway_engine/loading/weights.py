@@ -12,6 +12,7 @@ import torch
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.models.config import DecoderConfig
 from slipway_engine.models.decoder import Decoder, Layer
+from slipway_engine.models.feedforward import Experts, Gated
 from slipway_engine.models.linear import Linear, LinearBackend
 from slipway_engine.models.rope import pair_up, rotations
 
@@ -33,8 +34,12 @@ def load(
         layers.append(loader.layer(index))
         progress(index + 1, config.num_layers)
     head = linear(embedding, None) if config.tied_embeddings else loader.matrix(["lm_head"], False)
+    norm = loader.norm("model.norm.weight")
     turns = rotations(config.rope, config.head_dim, max_positions).to(device)
-    return Decoder(config, embedding, layers, loader.tensor("model.norm.weight"), head, turns)
+    if config.local_rope is None:
+        return Decoder(config, embedding, layers, norm, head, turns)
+    local = rotations(config.local_rope, config.head_dim, max_positions).to(device)
+    return Decoder(config, embedding, layers, norm, head, turns, local)
 
 
 class _Loader:
@@ -57,7 +62,7 @@ class _Loader:
         for name, part in zip(names, torch.split(whole, [shape[0] for shape in shapes]), strict=True):
             self.checkpoint.read_into(name, part)
             if name.endswith(("q_proj.weight", "k_proj.weight", "q_proj.bias", "k_proj.bias")):
-                part.copy_(pair_up(part, self.config.head_dim))
+                part.copy_(self.paired(part))
         return whole.to(self.device)
 
     def matrix(self, names: Sequence[str], biased: bool) -> Linear:
@@ -66,19 +71,46 @@ class _Loader:
 
     def layer(self, index: int) -> Layer:
         config, prefix = self.config, f"model.layers.{index}."
-        attention, mlp = prefix + "self_attn.", prefix + "mlp."
+        attention = prefix + "self_attn."
+        norms = [None if name is None else self.norm(prefix + name) for name in config.norm_names()]
         return Layer(
-            attention_norm=self.tensor(prefix + "input_layernorm.weight"),
+            attention_norm=norms[0],
             qkv=self.matrix([attention + f"{part}_proj" for part in "qkv"], config.qkv_bias),
             query_norm=self.head_norm(attention + "q_norm.weight"),
             key_norm=self.head_norm(attention + "k_norm.weight"),
             out=self.matrix([attention + "o_proj"], config.out_bias),
-            mlp_norm=self.tensor(prefix + "post_attention_layernorm.weight"),
-            gate_up=self.matrix([mlp + "gate_proj", mlp + "up_proj"], config.mlp_bias),
-            down=self.matrix([mlp + "down_proj"], config.mlp_bias),
+            attention_post_norm=norms[1],
+            mlp_norm=norms[2],
+            mlp=self.mlp(prefix + "mlp."),
+            mlp_post_norm=norms[3],
         )
 
+    def mlp(self, prefix: str) -> Linear:
+        experts = self.config.experts
+        if experts is None:
+            return self.gated(prefix)
+        router = self.matrix([prefix + "gate"], False)
+        return Experts(experts, router, [self.gated(f"{prefix}experts.{n}.") for n in range(experts.count)])
+
+    def gated(self, prefix: str) -> Gated:
+        config = self.config
+        gate_up = self.matrix([prefix + "gate_proj", prefix + "up_proj"], config.mlp_bias)
+        return Gated(gate_up, self.matrix([prefix + "down_proj"], config.mlp_bias), config.activation)
+
+    def norm(self, name: str) -> torch.Tensor:
+        """Read a norm's weight; a sum with the offset stays in float32, where it is exact enough."""
+        offset = self.config.norm_offset
+        if not offset:
+            return self.tensor(name)
+        weight = torch.empty(self.checkpoint.shapes[name])
+        self.checkpoint.read_into(name, weight)
+        return weight.add_(offset).to(self.device)
+
     def head_norm(self, name: str) -> torch.Tensor | None:
-        if not self.config.qk_norm:
+        if not self.config.qk_norm and not self.config.qk_norm_wide:
             return None
-        return pair_up(self.tensor(name), self.config.head_dim)
+        return self.paired(self.norm(name))
+
+    def paired(self, rows: torch.Tensor) -> torch.Tensor:
+        head_dim = self.config.head_dim
+        return pair_up(rows, head_dim, self.config.rope.turned(head_dim))

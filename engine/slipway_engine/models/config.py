@@ -7,7 +7,9 @@ from typing import Literal, TypeAlias
 
 import torch
 
-RopeKind: TypeAlias = Literal["default", "linear", "llama3", "factors"]
+RopeKind: TypeAlias = Literal["default", "linear", "llama3", "yarn", "longrope", "factors"]
+Activation: TypeAlias = Literal["silu", "gelu_tanh"]
+Norms: TypeAlias = Literal["pre", "post", "both"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +17,9 @@ class RopeConfig:
     """Rotary position embedding: base and, for longer contexts, how its frequencies are scaled.
 
     "linear" divides all frequencies by `factor`; "llama3" only the low ones, with a ramp between the two
-    bounds; "factors" divides each by its own number, as some files store it.
+    bounds; "yarn" likewise, with bounds given as turns over the trained context; "factors" divides each by
+    its own number, as some files store it; "longrope" too, and by `long_factors` where a deployment serves
+    more than `original_max_position` tokens. `magnitude` multiplies what is turned, a `fraction` of each head.
     """
 
     theta: float = 10000.0
@@ -25,14 +29,41 @@ class RopeConfig:
     high_freq_factor: float = 4.0
     original_max_position: int = 8192
     factors: tuple[float, ...] = ()
+    long_factors: tuple[float, ...] = ()
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    magnitude: float = 1.0
+    fraction: float = 1.0
+
+    def turned(self, head_dim: int) -> int:
+        """Return how many elements of a head turn."""
+        return int(head_dim * self.fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertsConfig:
+    """A mixture of experts in place of each layer's MLP: `per_token` of `count` answer a token.
+
+    Their shares are a softmax over all, and add up to one again where `normalised`.
+    """
+
+    count: int
+    per_token: int
+    normalised: bool
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """A Llama-shaped decoder: pre-norm, rotary, grouped-query attention, SwiGLU.
+    """A Llama-shaped decoder: rotary, grouped-query attention, a gated MLP or experts.
 
-    `windows` holds each layer's sliding window in tokens, or None for full attention. `dtype` is that of the
-    checkpoint. `eos_token_ids` end a sequence.
+    `norms` says where they stand: before attention and MLP, after them, or both; `norm_offset` is added to
+    their weights. `qk_norm` is one norm for all heads of a width of `head_dim`, `qk_norm_wide` one over all
+    heads together. `windows` holds each layer's sliding window in tokens, or None for full attention;
+    `local_rope`, where there is one, is the rotary embedding of the layers with a window. A soft cap of 0 is
+    none; an `attention_scale` of 0 is 1 / sqrt(head_dim). The scales multiply embedding rows, what attention
+    and MLP add to the residual, and logits. `intermediate_size` is that of one expert where there are any.
+    `dtype` is that of the checkpoint. `eos_token_ids` end a sequence.
     """
 
     architecture: str
@@ -51,9 +82,26 @@ class DecoderConfig:
     out_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    qk_norm_wide: bool = False
+    norms: Norms = "pre"
+    norm_offset: float = 0.0
+    activation: Activation = "silu"
+    attention_scale: float = 0.0
+    attention_softcap: float = 0.0
+    logits_softcap: float = 0.0
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logits_scale: float = 1.0
+    experts: ExpertsConfig | None = None
+    local_rope: RopeConfig | None = None
     windows: tuple[int | None, ...] = ()
     eos_token_ids: tuple[int, ...] = ()
     dtype: torch.dtype = torch.float32
+
+    @property
+    def layer_windows(self) -> tuple[int | None, ...]:
+        """Each layer's window."""
+        return self.windows or (None,) * self.num_layers
 
     @property
     def query_size(self) -> int:
@@ -90,25 +138,46 @@ class DecoderConfig:
             total += torch.Size(shape).numel()
         return total
 
+    def norm_names(self) -> tuple[str | None, str | None, str | None, str | None]:
+        """Return a layer's norms before and after attention, before and after the MLP."""
+        before, after = "input_layernorm.weight", "post_attention_layernorm.weight"
+        if self.norms == "pre":
+            return before, None, after, None
+        last = "post_feedforward_layernorm.weight"
+        if self.norms == "post":
+            return None, after, None, last
+        return before, after, "pre_feedforward_layernorm.weight", last
+
     def _layer_tensors(self) -> dict[str, tuple[int, ...]]:
-        hidden, inner, query, kv = self.hidden_size, self.intermediate_size, self.query_size, self.kv_size
-        matrices = {
+        shapes: dict[str, tuple[int, ...]] = {
+            name: (self.hidden_size,) for name in self.norm_names() if name is not None
+        }
+        for name, (shape, biased) in {**self._attention_matrices(), **self._mlp_matrices()}.items():
+            shapes[f"{name}.weight"] = shape
+            if biased:
+                shapes[f"{name}.bias"] = shape[:1]
+        if self.qk_norm or self.qk_norm_wide:
+            shapes["self_attn.q_norm.weight"] = (self.query_size if self.qk_norm_wide else self.head_dim,)
+            shapes["self_attn.k_norm.weight"] = (self.kv_size if self.qk_norm_wide else self.head_dim,)
+        return shapes
+
+    def _attention_matrices(self) -> dict[str, tuple[tuple[int, int], bool]]:
+        hidden, query, kv = self.hidden_size, self.query_size, self.kv_size
+        return {
             "self_attn.q_proj": ((query, hidden), self.qkv_bias),
             "self_attn.k_proj": ((kv, hidden), self.qkv_bias),
             "self_attn.v_proj": ((kv, hidden), self.qkv_bias),
             "self_attn.o_proj": ((hidden, query), self.out_bias),
-            "mlp.gate_proj": ((inner, hidden), self.mlp_bias),
-            "mlp.up_proj": ((inner, hidden), self.mlp_bias),
-            "mlp.down_proj": ((hidden, inner), self.mlp_bias),
         }
-        shapes: dict[str, tuple[int, ...]] = {
-            "input_layernorm.weight": (hidden,),
-            "post_attention_layernorm.weight": (hidden,),
+
+    def _mlp_matrices(self) -> dict[str, tuple[tuple[int, int], bool]]:
+        hidden, inner = self.hidden_size, self.intermediate_size
+        parts = {"gate_proj": (inner, hidden), "up_proj": (inner, hidden), "down_proj": (hidden, inner)}
+        if self.experts is None:
+            return {f"mlp.{name}": (shape, self.mlp_bias) for name, shape in parts.items()}
+        found = {
+            f"mlp.experts.{expert}.{name}": (shape, False)
+            for expert in range(self.experts.count)
+            for name, shape in parts.items()
         }
-        for name, (shape, biased) in matrices.items():
-            shapes[f"{name}.weight"] = shape
-            if biased:
-                shapes[f"{name}.bias"] = shape[:1]
-        if self.qk_norm:
-            shapes["self_attn.q_norm.weight"] = shapes["self_attn.k_norm.weight"] = (self.head_dim,)
-        return shapes
+        return {"mlp.gate": ((self.experts.count, hidden), False), **found}

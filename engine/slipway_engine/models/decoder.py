@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import rms_norm
 
 from slipway_engine.models.attention import Attend
 from slipway_engine.models.config import DecoderConfig
@@ -16,21 +16,25 @@ from slipway_engine.models.rope import rotate_
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The weights of one layer; query, key and value are one product, so are gate and up."""
+    """The weights of one layer; query, key and value are one product. A norm that is not there is None."""
 
-    attention_norm: torch.Tensor
+    attention_norm: torch.Tensor | None
     qkv: Linear
     query_norm: torch.Tensor | None
     key_norm: torch.Tensor | None
     out: Linear
-    mlp_norm: torch.Tensor
-    gate_up: Linear
-    down: Linear
+    attention_post_norm: torch.Tensor | None
+    mlp_norm: torch.Tensor | None
+    mlp: Linear
+    mlp_post_norm: torch.Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """A loaded model. `turns` is the rotary table for all positions that may be asked for."""
+    """A loaded model. `turns` is the rotary table for all positions that may be asked for.
+
+    `local_turns` is that of the layers with a window, where they have one of their own.
+    """
 
     config: DecoderConfig
     embedding: torch.Tensor
@@ -38,22 +42,34 @@ class Decoder:
     norm: torch.Tensor
     head: Linear
     turns: torch.Tensor
+    local_turns: torch.Tensor | None = None
 
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Return the input rows [tokens, hidden] of token ids."""
-        return self.embedding.index_select(0, token_ids)
+        rows = self.embedding.index_select(0, token_ids)
+        if self.config.embedding_scale == 1:
+            return rows
+        # Rounded to the model's type first, as the models were trained.
+        return rows.mul_(torch.tensor(self.config.embedding_scale, dtype=rows.dtype))
 
     def forward(self, hidden: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
         """Run all layers over `hidden`, which is overwritten, and return it before the last norm."""
         turns = self.turns.index_select(0, positions)
+        local = turns if self.local_turns is None else self.local_turns.index_select(0, positions)
+        windows = self.config.layer_windows
         for index, layer in enumerate(self.layers):
-            self._attention(index, layer, hidden, turns, attend)
-            self._mlp(layer, hidden)
+            self._attention(index, layer, hidden, local if windows[index] else turns, attend)
+            rows = layer.mlp(self._norm(hidden, layer.mlp_norm))
+            self._add(hidden, rows, layer.mlp_post_norm)
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits [rows, vocabulary] of the rows that ask for them, in float32."""
-        return self.head(self._norm(hidden, self.norm)).float()
+        logits = self.head(self._norm(hidden, self.norm)).float()
+        if self.config.logits_scale != 1:
+            logits = logits.mul_(self.config.logits_scale)
+        cap = self.config.logits_softcap
+        return logits.div_(cap).tanh_().mul_(cap) if cap else logits
 
     def _attention(
         self, index: int, layer: Layer, hidden: torch.Tensor, turns: torch.Tensor, attend: Attend
@@ -65,14 +81,19 @@ class Decoder:
             self._norm_heads(heads[:, : config.num_heads], layer.query_norm)
             self._norm_heads(heads[:, config.num_heads : turned], layer.key_norm)
         rotate_(heads[:, :turned], turns)
-        hidden.add_(layer.out(attend(index, heads)))
+        self._add(hidden, layer.out(attend(index, heads)), layer.attention_post_norm)
 
-    def _mlp(self, layer: Layer, hidden: torch.Tensor) -> None:
-        gate, up = layer.gate_up(self._norm(hidden, layer.mlp_norm)).chunk(2, dim=1)
-        hidden.add_(layer.down(silu(gate).mul_(up)))
+    def _add(self, hidden: torch.Tensor, rows: torch.Tensor, norm: torch.Tensor | None) -> None:
+        hidden.add_(self._norm(rows, norm), alpha=self.config.residual_scale)
 
-    def _norm(self, rows: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return rms_norm(rows, weight.shape, weight, self.config.rms_eps)
+    def _norm(self, rows: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        if weight is None:
+            return rows
+        if weight.dtype == rows.dtype:
+            return rms_norm(rows, weight.shape, weight, self.config.rms_eps)
+        return rms_norm(rows.to(weight.dtype), weight.shape, weight, self.config.rms_eps).to(rows.dtype)
 
     def _norm_heads(self, heads: torch.Tensor, weight: torch.Tensor) -> None:
-        heads.copy_(self._norm(heads, weight))
+        """Norm each head, or all heads of a token together where the weight is that wide."""
+        rows = heads if len(weight) == self.config.head_dim else heads.flatten(1)
+        heads.copy_(self._norm(rows, weight).view(heads.shape))

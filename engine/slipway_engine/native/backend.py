@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import logging
 from collections.abc import Sequence
+from dataclasses import fields
 
 import torch
 
@@ -19,7 +20,7 @@ from slipway_engine.core.request import Request
 from slipway_engine.errors import InvalidArgument
 from slipway_engine.kv.plan import MemoryPlan, Needs
 from slipway_engine.loading.checkpoint import Checkpoint
-from slipway_engine.models.config import DecoderConfig
+from slipway_engine.models.config import DecoderConfig, RopeConfig
 from slipway_engine.native import library, weights
 from slipway_engine.native.library import BLOCK, PANEL
 from slipway_engine.native.runner import NativeModel, NativeRunner, model_config, padded_head_dim
@@ -34,6 +35,20 @@ _LOAD_COPIES = 2
 """A weight beside its packed form: as it was read, and put in order."""
 
 _MAX_HEAD_DIM, _MAX_GROUP = 512, 64
+
+_FEATURES = {
+    DecoderConfig: {
+        "architecture", "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads",
+        "num_kv_heads", "head_dim", "max_position", "rms_eps", "rope", "tied_embeddings", "qkv_bias",
+        "out_bias", "mlp_bias", "qk_norm", "windows", "eos_token_ids", "dtype",
+    },
+    RopeConfig: {
+        "theta", "kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position", "factors",
+    },
+}  # fmt: skip
+"""The fields of a model that the library computes; any other must have its default."""
+
+_ROPE_KINDS = ("default", "linear", "llama3", "factors")
 
 
 class NativeBackend:
@@ -138,8 +153,22 @@ def _obstacle(config: EngineConfig, device: torch.device, model: DecoderConfig) 
         return f"the model's head_dim is {model.head_dim}; it takes even ones up to {_MAX_HEAD_DIM}"
     if model.num_heads // model.num_kv_heads > _MAX_GROUP:
         return f"more than {_MAX_GROUP} of the model's query heads share a key head"
+    feature = _missing_feature(model) or _missing_feature(model.rope)
+    if feature is not None:
+        return f"the model's {feature} is not implemented there"
     if not library.available():
         return "its library is not built; run python -m slipway_engine.native.build"
+    return None
+
+
+def _missing_feature(part: DecoderConfig | RopeConfig) -> str | None:
+    """Return the first field that is set and that the library knows nothing of, with its value."""
+    for field in fields(part):
+        value = getattr(part, field.name)
+        if field.name not in _FEATURES[type(part)] and value != field.default:
+            return f"{field.name} {value!r}"
+    if isinstance(part, RopeConfig) and part.kind not in _ROPE_KINDS:
+        return f"rope kind {part.kind!r}"
     return None
 
 

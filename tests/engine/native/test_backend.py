@@ -18,6 +18,7 @@ from slipway_engine.core.machine import Machine
 from slipway_engine.core.messages import NewRequest
 from slipway_engine.errors import InvalidArgument
 from slipway_engine.loading.checkpoint import open_checkpoint
+from slipway_engine.models.config import ExpertsConfig, RopeConfig
 from slipway_engine.native import backend, build, library, weights
 from slipway_engine.sampling import SamplingParams
 
@@ -123,6 +124,29 @@ def test_head_groups_beyond_the_kernels_fall_back(smollm2: Path) -> None:
     checkpoint = open_checkpoint(smollm2)
     checkpoint.config = replace(checkpoint.config, num_heads=80, num_kv_heads=1)  # type: ignore[misc]
     assert backend.choose(config(smollm2), checkpoint, CPU, 1) is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "word"),
+    [
+        ({"attention_softcap": 50.0}, "attention_softcap 50.0"),
+        ({"activation": "gelu_tanh"}, "activation 'gelu_tanh'"),
+        ({"norms": "both"}, "norms 'both'"),
+        ({"residual_scale": 0.2}, "residual_scale 0.2"),
+        ({"experts": ExpertsConfig(4, 2, True)}, "experts"),
+        ({"local_rope": RopeConfig()}, "local_rope"),
+        ({"rope": RopeConfig(fraction=0.5)}, "fraction 0.5"),
+        ({"rope": RopeConfig(kind="yarn", factor=2.0)}, "rope kind 'yarn'"),
+    ],
+)
+def test_features_beyond_the_library_fall_back(
+    smollm2: Path, caplog: pytest.LogCaptureFixture, fields: dict[str, Any], word: str
+) -> None:
+    caplog.set_level("INFO")
+    checkpoint = open_checkpoint(smollm2)
+    checkpoint.config = replace(checkpoint.config, **fields)  # type: ignore[misc]
+    assert backend.choose(config(smollm2), checkpoint, CPU, 1) is None
+    assert word in caplog.text
 
 
 def test_forced_instruction_set(monkeypatch: pytest.MonkeyPatch) -> None:
