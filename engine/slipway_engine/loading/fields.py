@@ -74,6 +74,16 @@ class Fields:
                 raise self.corrupt(name, f"an integer from {low} to {high}, or a list of them")
         return tuple(entries)
 
+    def numbers(self, name: str, count: int, low: float, high: float) -> tuple[float, ...]:
+        """Return a list of `count` numbers within [low, high]."""
+        value = self._get(name, None)
+        if not isinstance(value, list) or len(value) != count:
+            raise self.corrupt(name, f"a list of {count} numbers")
+        for entry in value:
+            if not isinstance(entry, int | float) or isinstance(entry, bool) or not low <= entry <= high:
+                raise self.corrupt(name, f"a list of {count} numbers from {low:g} to {high:g}")
+        return tuple(float(entry) for entry in value)
+
     def _get(self, name: str, default: Any) -> Any:
         value = self.values.get(self.prefix + name)
         return default if value is None else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 
 from slipway_engine.errors import ModelAccessDenied, ModelCorrupt, ModelNotFound, ModelUnsupported
 from slipway_engine.loading.fields import Fields
+from slipway_engine.loading.hf_families import FAMILIES, FEATURES, Family
+from slipway_engine.loading.hf_rope import read_rope
 from slipway_engine.loading.limits import (
     MAX_HEAD_DIM,
     MAX_HEADS,
@@ -19,12 +22,12 @@ from slipway_engine.loading.limits import (
     MAX_VOCAB,
     MAX_WIDTH,
 )
-from slipway_engine.models.config import DecoderConfig, RopeConfig
+from slipway_engine.models.config import DecoderConfig
 
-SUPPORTED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+SUPPORTED = tuple(FAMILIES)
+LAYER_TYPES = ("full_attention", "sliding_attention")
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_THETA = (1.0, 1e12)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -49,11 +52,15 @@ def read_config(directory: Path) -> DecoderConfig:
     path = directory / "config.json"
     fields = Fields(path, read_json(path))
     architecture = _architecture(fields)
-    _refuse_unknown_features(fields)
+    family = FAMILIES[architecture]
+    _refuse_unknown_features(fields, architecture, family)
     layers = fields.integer("num_hidden_layers", 1, MAX_LAYERS)
     heads = fields.integer("num_attention_heads", 1, MAX_HEADS)
     hidden = fields.integer("hidden_size", 1, MAX_WIDTH)
-    qwen2, biased = architecture == "Qwen2ForCausalLM", fields.flag("attention_bias", False)
+    head_dim = fields.integer("head_dim", 2, MAX_HEAD_DIM, _head_dim(architecture, hidden, heads))
+    max_position = fields.integer("max_position_embeddings", 1, MAX_POSITIONS, 2048)
+    rope, local_rope = read_rope(fields, family, head_dim, max_position)
+    biased = fields.flag("attention_bias", False)
     config = DecoderConfig(
         architecture=architecture,
         vocab_size=fields.integer("vocab_size", 1, MAX_VOCAB),
@@ -62,21 +69,31 @@ def read_config(directory: Path) -> DecoderConfig:
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=fields.integer("num_key_value_heads", 1, heads, heads),
-        head_dim=fields.integer("head_dim", 2, MAX_HEAD_DIM, hidden // heads),
-        max_position=fields.integer("max_position_embeddings", 1, MAX_POSITIONS, 2048),
+        head_dim=head_dim,
+        max_position=max_position,
         rms_eps=fields.number("rms_norm_eps", 0, 1, 1e-6),
-        rope=_rope(fields),
-        tied_embeddings=fields.flag("tie_word_embeddings", False),
-        qkv_bias=qwen2 or biased,
-        out_bias=biased and not qwen2,
+        rope=rope,
+        local_rope=local_rope,
+        tied_embeddings=fields.flag("tie_word_embeddings", family.tied),
+        qkv_bias=family.qkv_bias or biased,
+        out_bias=biased and not family.qkv_bias,
         mlp_bias=fields.flag("mlp_bias", False),
-        qk_norm=architecture == "Qwen3ForCausalLM",
-        windows=_windows(fields, architecture, layers),
+        windows=_windows(fields, family, layers),
         eos_token_ids=_eos(fields, directory),
         dtype=_dtype(fields),
     )
+    config = replace(config, **family.extras(fields, config))
+    if rope.kind == "yarn":
+        # Files may leave the trained length here, and say by the factor how far the model reaches.
+        reach = min(MAX_POSITIONS, int(rope.factor * rope.original_max_position))
+        config = replace(config, max_position=max(max_position, reach))
     check_heads(path, config)
     return config
+
+
+def _head_dim(architecture: str, hidden: int, heads: int) -> int:
+    """Return what an absent `head_dim` means; a head of no element is refused later."""
+    return 256 if architecture.startswith("Gemma") else hidden // heads
 
 
 def check_heads(path: Path, config: DecoderConfig) -> None:
@@ -101,70 +118,84 @@ def _architecture(fields: Fields) -> str:
     )
 
 
-def _refuse_unknown_features(fields: Fields) -> None:
-    activation = fields.text("hidden_act", "silu")
-    if activation not in ("silu", "swish"):
-        raise ModelUnsupported(f"{fields.path}: hidden_act {activation!r} is not supported; silu is.")
+def _refuse_unknown_features(fields: Fields, architecture: str, family: Family) -> None:
+    name = family.activation_field
+    activation = fields.text(name, fields.text("hidden_act", family.activation))
+    known = ("silu", "swish") if family.activation == "silu" else (family.activation,)
+    if activation not in known:
+        raise ModelUnsupported(
+            f"{fields.path}: {name} {activation!r} is not supported for {architecture}; "
+            f"{family.activation} is."
+        )
     if fields.has("quantization_config"):
         method = fields.table("quantization_config").values.get("quant_method")
         raise ModelUnsupported(
             f"{fields.path}: weights quantised by {method!r} are not supported; "
             "use the unquantised model or a GGUF file."
         )
-    partial = fields.number("partial_rotary_factor", 0, 1, 1.0)
-    if partial != 1.0:
-        raise ModelUnsupported(f"{fields.path}: partial_rotary_factor {partial:g} is not supported; 1 is.")
+    for name, neutral in FEATURES.items():
+        value = fields.values.get(name)
+        if name in family.reads or value is None or (neutral is not None and value == neutral):
+            continue
+        ways = "null is" if neutral is None else f"{json.dumps(neutral)} and null are"
+        raise ModelUnsupported(
+            f"{fields.path}: {name} {value!r} is not supported for {architecture}; {ways}."
+        )
 
 
-def _rope(fields: Fields) -> RopeConfig:
-    """Read both layouts: `rope_parameters`, and the older `rope_theta` beside `rope_scaling`."""
-    table = fields.table("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
-    theta = table if table.has("rope_theta") else fields
-    base = theta.number("rope_theta", *_THETA, 10000.0)
-    kind = table.text("rope_type", table.text("type", "default"))
-    if table.number("partial_rotary_factor", 0, 1, 1.0) != 1.0:
-        raise ModelUnsupported(f"{fields.path}: a partial rotary embedding is not supported.")
-    if kind == "default":
-        return RopeConfig(base)
-    if kind == "linear":
-        return RopeConfig(base, "linear", factor=table.number("factor", 1, 1e6))
-    if kind == "llama3":
-        return _llama3(table, base)
-    raise ModelUnsupported(
-        f"{fields.path}: rope_type {kind!r} is not supported; default, linear and llama3 are."
-    )
-
-
-def _llama3(table: Fields, base: float) -> RopeConfig:
-    low = table.number("low_freq_factor", 1e-6, 1e6)
-    high = table.number("high_freq_factor", 1e-6, 1e6)
-    if high <= low:
-        raise table.corrupt("high_freq_factor", f"greater than low_freq_factor, {low:g}")
-    return RopeConfig(
-        base,
-        "llama3",
-        factor=table.number("factor", 1, 1e6),
-        low_freq_factor=low,
-        high_freq_factor=high,
-        original_max_position=table.integer("original_max_position_embeddings", 1, MAX_POSITIONS),
-    )
-
-
-def _windows(fields: Fields, architecture: str, layers: int) -> tuple[int | None, ...]:
+def _windows(fields: Fields, family: Family, layers: int) -> tuple[int | None, ...]:
     """Return each layer's sliding window; `layer_types` decides where it is given."""
-    off = not fields.flag("use_sliding_window", architecture == "MistralForCausalLM")
-    if architecture == "LlamaForCausalLM" or off or not fields.has("sliding_window"):
+    kinds = _layer_types(fields, layers)
+    if family.windows == "none":
+        if kinds and "sliding_attention" in kinds:
+            raise ModelUnsupported(
+                f"{fields.path}: layer_types 'sliding_attention' is not supported for this architecture; "
+                "full_attention is."
+            )
         return (None,) * layers
-    window = fields.integer("sliding_window", 1, MAX_POSITIONS)
-    if architecture == "MistralForCausalLM":
+    window = _window(fields, family)
+    if window is None:
+        return (None,) * layers
+    if family.windows == "all":
         return (window,) * layers
+    slides = [kind == "sliding_attention" for kind in kinds] or _slides(fields, family, layers)
+    return tuple(window if sliding else None for sliding in slides)
+
+
+def _window(fields: Fields, family: Family) -> int | None:
+    """Return the window; null means none, an absent field the architecture's own."""
+    if family.gated and not fields.flag("use_sliding_window", False):
+        return None
+    if "sliding_window" not in fields.values:
+        return family.default_window
+    return fields.integer("sliding_window", 1, MAX_POSITIONS) if fields.has("sliding_window") else None
+
+
+def _slides(fields: Fields, family: Family, layers: int) -> list[bool]:
+    if family.windows == "after":
+        first = fields.integer("max_window_layers", 0, MAX_LAYERS, 28)
+        return [layer >= first for layer in range(layers)]
+    pattern = fields.integer("sliding_window_pattern", 1, MAX_LAYERS, family.pattern)
+    return [bool((layer + 1) % pattern) for layer in range(layers)]
+
+
+def _layer_types(fields: Fields, layers: int) -> list[str]:
+    """Return `layer_types`, empty where it is absent."""
     kinds = fields.values.get("layer_types")
     if kinds is None:
-        first = fields.integer("max_window_layers", 0, MAX_LAYERS, layers)
-        return tuple(window if layer >= first else None for layer in range(layers))
-    if not isinstance(kinds, list) or len(kinds) != layers:
+        return []
+    if (
+        not isinstance(kinds, list)
+        or len(kinds) != layers
+        or not all(isinstance(kind, str) for kind in kinds)
+    ):
         raise fields.corrupt("layer_types", f"a list of {layers} names")
-    return tuple(window if kind == "sliding_attention" else None for kind in kinds)
+    for kind in kinds:
+        if kind not in LAYER_TYPES:
+            raise ModelUnsupported(
+                f"{fields.path}: layer_types {kind!r} is not supported; {' and '.join(LAYER_TYPES)} are."
+            )
+    return kinds
 
 
 def _eos(fields: Fields, directory: Path) -> tuple[int, ...]:

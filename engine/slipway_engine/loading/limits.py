@@ -3,6 +3,8 @@
 MAX_VOCAB = 1 << 22
 MAX_WIDTH = 1 << 18
 MAX_LAYERS = 1 << 10
+MAX_EXPERTS = 1 << 12
+MAX_ALL_EXPERTS = 1 << 17  # of all layers together
 MAX_HEADS = 1 << 12
 MAX_HEAD_DIM = 1 << 10
 MAX_POSITIONS = 1 << 24

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from slipway_engine.errors import ModelAccessDenied, ModelCorrupt, ModelNotFound, ModelUnsupported
+from slipway_engine.loading import layout
 from slipway_engine.loading.gguf import Bytes
 from slipway_engine.loading.hf_config import read_config, read_json
 from slipway_engine.loading.limits import MAX_SHARDS
@@ -28,13 +29,14 @@ class SafetensorsCheckpoint:
         self.config = read_config(path)
         self._shards: dict[str, Any] = {}
         self._shard_of: dict[str, str] = {}
+        self._rows: dict[str, layout.Rows] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._types: dict[str, str] = {}
         index = _index(path)
         for shard in sorted(set(index.values())) if index else [SINGLE]:
             self._open(shard, index)
         for name in index:
-            if name not in self._shapes:
+            if name not in self._shard_of:
                 raise ModelCorrupt(f"{path / INDEX} names the tensor {name!r}, which {index[name]} lacks.")
 
     @property
@@ -44,21 +46,26 @@ class SafetensorsCheckpoint:
 
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """Copy the tensor `name` into `out`."""
-        shard = self._shard_of[name]
-        with _explained(self.path / shard):
-            out.copy_(self._shards[shard].get_tensor(name))
+        with self._reading(name) as tensor:
+            out.copy_(tensor)
 
     def stored_type(self, name: str) -> str:
         """Return the type of `name` in its shard."""
-        return self._types[name]
+        return self._types[self._rows[name].name]
 
     def stored(self, name: str) -> Bytes:
         """Return the bytes [rows, bytes] of `name`."""
-        shard = self._shard_of[name]
-        with _explained(self.path / shard):
-            tensor: torch.Tensor = self._shards[shard].get_tensor(name).contiguous()
-        rows: Bytes = tensor.view(torch.uint8).numpy()
+        with self._reading(name) as tensor:
+            rows: Bytes = tensor.contiguous().view(torch.uint8).numpy()
         return rows
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[torch.Tensor]:
+        rows = self._rows[name]
+        shard = self._shard_of[rows.name]
+        with _explained(self.path / shard):
+            tensor: torch.Tensor = self._shards[shard].get_tensor(rows.name)
+            yield tensor[rows.start : rows.stop] if tensor.dim() else tensor
 
     def _open(self, shard: str, index: Mapping[str, str]) -> None:
         path = self.path / shard
@@ -80,8 +87,13 @@ class SafetensorsCheckpoint:
                 f"{', '.join(_DTYPES)} are."
             )
         self._shard_of[name] = shard
-        self._shapes[name] = tuple(view.get_shape())
         self._types[name] = kind
+        shape = tuple(view.get_shape())
+        for ours, rows in layout.split(layout.canonical(name), name, shape[0] if shape else 0, self.config):
+            if ours in self._shapes:
+                raise ModelCorrupt(f"{path} holds {name!r}, but another tensor stands for {ours!r} already.")
+            self._rows[ours] = rows
+            self._shapes[ours] = rows.shape(shape) if shape else ()
 
 
 def _index(path: Path) -> dict[str, str]:

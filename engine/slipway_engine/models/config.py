@@ -19,7 +19,7 @@ class RopeConfig:
     "linear" divides all frequencies by `factor`; "llama3" only the low ones, with a ramp between the two
     bounds; "yarn" likewise, with bounds given as turns over the trained context; "factors" divides each by
     its own number, as some files store it; "longrope" too, and by `long_factors` where a deployment serves
-    more than `original_max_position` tokens. `magnitude` multiplies what is turned, a `fraction` of each head.
+    more than `original_max_position` tokens. `magnitude` multiplies what turns, a `fraction` of each head.
     """
 
     theta: float = 10000.0

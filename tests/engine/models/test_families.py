@@ -24,6 +24,33 @@ LLAMA3 = {
     "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
 }  # fmt: skip
 LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 32}
+YARN_TUNED = {
+    **YARN,
+    "beta_fast": 16.0,
+    "beta_slow": 2.0,
+    "truncate": False,
+    "mscale": 0.7,
+    "mscale_all_dim": 1.2,
+}
+LONGROPE = {
+    "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 4,
+    "short_factor": [1.0] * 6, "long_factor": [1.0, 1.1, 1.5, 2.0, 3.5, 4.0], "partial_rotary_factor": 0.75,
+}  # fmt: skip
+LONGROPE_LLAMA = {
+    **LONGROPE, "partial_rotary_factor": 1.0, "short_factor": [1.0] * 8, "factor": 16.0,
+    "long_factor": [1.0, 1.1, 1.5, 2.0, 3.5, 4.0, 5.0, 6.0],
+}  # fmt: skip
+GEMMA = {"head_dim": 24, "sliding_window": 7, "query_pre_attn_scalar": 20, "tie_word_embeddings": True}
+GRANITE = {
+    "embedding_multiplier": 6.0, "residual_multiplier": 0.3, "attention_multiplier": 0.11,
+    "logits_scaling": 4.0,
+}  # fmt: skip
+EXPERTS = {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "head_dim": 24}
+DUAL = {
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e6, "factor": 8.0},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+}  # fmt: skip
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("Llama", {}),
@@ -39,6 +66,29 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen2-window": ("Qwen2", {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}),
     "qwen3": ("Qwen3", {"head_dim": 24}),
+    "llama-rope-yarn": ("Llama", {"rope_parameters": YARN}),
+    "llama-rope-yarn-tuned": ("Llama", {"rope_parameters": YARN_TUNED}),
+    "llama-rope-dynamic": ("Llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4,
+                                                         "factor": 4.0}}),
+    "llama-rope-longrope": ("Llama", {"rope_parameters": LONGROPE_LLAMA}),
+    "gemma2": ("Gemma2", GEMMA),
+    "gemma2-sharp-caps": ("Gemma2", {**GEMMA, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    "gemma2-no-caps": ("Gemma2", {**GEMMA, "attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    "gemma3": ("Gemma3", {**GEMMA, "num_hidden_layers": 7}),
+    "gemma3-linear": ("Gemma3", {**GEMMA, "rope_parameters": DUAL, "tie_word_embeddings": False,
+                                 "layer_types": ["sliding_attention", "full_attention", "full_attention"]}),
+    "phi3": ("Phi3", {"pad_token_id": 0}),
+    "phi3-window": ("Phi3", {"pad_token_id": 0, "sliding_window": 11}),
+    "phi3-longrope-partial": ("Phi3", {"pad_token_id": 0, "rope_parameters": LONGROPE,
+                                       "original_max_position_embeddings": 4}),
+    "granite": ("Granite", GRANITE),
+    "granite-biases": ("Granite", {**GRANITE, "attention_bias": True, "mlp_bias": True}),
+    "olmo2": ("Olmo2", {}),
+    "olmo2-mha": ("Olmo2", {"num_key_value_heads": 4}),
+    "mixtral": ("Mixtral", {"num_local_experts": 5, "num_experts_per_tok": 2}),
+    "mixtral-window": ("Mixtral", {"num_local_experts": 4, "sliding_window": 9}),
+    "qwen3-moe": ("Qwen3Moe", EXPERTS),
+    "qwen3-moe-normalised": ("Qwen3Moe", {**EXPERTS, "norm_topk_prob": True}),
 }  # fmt: skip
 
 
@@ -51,7 +101,10 @@ def _save(family: str, directory: Path) -> Any:
         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
         "initializer_range": 0.15, "eos_token_id": 5, "tie_word_embeddings": False,
     }  # fmt: skip
-    config = getattr(transformers, f"{name}Config")(**{**settings, **extra})
+    names = f"{name}TextConfig", f"{name}Config"
+    config = next(getattr(transformers, name) for name in names if hasattr(transformers, name))(
+        **{**settings, **extra}
+    )
     config._attn_implementation = "eager"
     model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
     with torch.no_grad():

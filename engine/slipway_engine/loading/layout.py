@@ -1,0 +1,56 @@
+"""Where a checkpoint fuses or names matrices in its own way: rows of a file's tensor under our names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from slipway_engine.models.config import DecoderConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows [start, stop) of the tensor `name` of a file."""
+
+    name: str
+    start: int
+    stop: int
+
+    def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of these rows of a tensor."""
+        return (self.stop - self.start, *whole[1:])
+
+
+_EXPERT = re.compile(r"(.*)\.block_sparse_moe\.experts\.(\d{1,4})\.w([123])\.weight")
+_EXPERT_PARTS = {"1": "gate_proj", "2": "down_proj", "3": "up_proj"}
+
+
+def canonical(name: str) -> str:
+    """Return our name of a tensor that is called otherwise in Mixtral's files."""
+    match = _EXPERT.fullmatch(name)
+    if match is not None:
+        return f"{match[1]}.mlp.experts.{int(match[2])}.{_EXPERT_PARTS[match[3]]}.weight"
+    return name.replace(".block_sparse_moe.gate.", ".mlp.gate.")
+
+
+def split(name: str, stored: str, rows: int, config: DecoderConfig) -> Iterator[tuple[str, Rows]]:
+    """Yield our tensors within the tensor `stored` of `rows` rows, which is called `name` among ours.
+
+    Rows too many or too few show in the last part's shape.
+    """
+    query, kv, inner = config.query_size, config.kv_size, config.intermediate_size
+    fused = {
+        "self_attn.qkv_proj": (("q_proj", query), ("k_proj", kv), ("v_proj", rows)),
+        "mlp.gate_up_proj": (("gate_proj", inner), ("up_proj", rows)),
+    }
+    for place, parts in fused.items():
+        if f".{place}." not in name:
+            continue
+        start = 0
+        for part, count in parts:
+            stop = min(rows, start + count)
+            yield name.replace(place, f"{place.partition('.')[0]}.{part}"), Rows(stored, start, stop)
+            start = stop
+        return
+    yield name, Rows(stored, 0, rows)
