@@ -32,7 +32,7 @@ from slipway_engine.core.machine import Machine
 from slipway_engine.loading.gguf import GGUFFile
 from slipway_engine.native import library
 
-OURS = ("slipway", "slipway-int8", "slipway-torch")
+OURS = ("slipway", "slipway-float32", "slipway-int8", "slipway-torch")
 PEERS = ("transformers", "openvino-f32", "openvino-int8", "llama.cpp")
 HERE = Path(__file__).parent
 
@@ -189,10 +189,10 @@ def parse() -> argparse.Namespace:
 
 def processor() -> str:
     """Return the processor's name."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown"
-    )
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return "unknown"
 
 
 def main() -> None:
@@ -208,12 +208,7 @@ def main() -> None:
             for worker in workers[turn % len(workers) :] + workers[: turn % len(workers)]:
                 worker.run(name, workload, prompts, keep=turn > 0)
                 print(f"round {turn}: {name} {worker.name}", file=sys.stderr, flush=True)
-    flags = next(
-        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ""
-    )
-    print(
-        f"{platform.machine()}, {flags.partition(':')[2].strip()}, {arguments.threads} threads, {floors.isa}; "
-    )
+    print(f"{platform.machine()}, {processor()}, {arguments.threads} threads, {floors.isa}")
     print(f"load average {os.getloadavg()[0]:.1f}; {arguments.runs} rounds; {arguments.model.name}")
     for name, rates in floors.rates.items():
         print(f"floor: {statistics.median(rates):.4g} ({min(rates):.4g}-{max(rates):.4g}) {name}")

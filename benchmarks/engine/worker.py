@@ -174,6 +174,9 @@ def llamacpp(model: Path, threads: int) -> tuple[Engine, str]:
 ENGINES: dict[str, Callable[[Path, int], tuple[Engine, str]]] = {
     "slipway-torch": lambda model, threads: slipway(model, threads, cpu_backend="torch"),
     "slipway": lambda model, threads: slipway(model, threads, cpu_backend="native"),
+    "slipway-float32": lambda model, threads: slipway(
+        model, threads, cpu_backend="native", quantization="none"
+    ),
     "slipway-int8": lambda model, threads: slipway(model, threads, cpu_backend="native", quantization="int8"),
     "transformers": transformers,
     "openvino-f32": lambda model, threads: openvino(model, threads, "f32", "f16"),

@@ -22,7 +22,7 @@ from slipway_engine.kv.plan import MemoryPlan, Needs
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.models.config import DecoderConfig, RopeConfig
 from slipway_engine.native import library, weights
-from slipway_engine.native.library import BLOCK, PANEL
+from slipway_engine.native.library import BLOCK, PANEL, Format
 from slipway_engine.native.runner import NativeModel, NativeRunner, model_config, padded_head_dim
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 BACKENDS = ("auto", "native", "torch")
 QUANTIZATIONS = ("auto", "none", "int8")
 KV_DTYPES = ("auto", "float16", "float32")
+_DTYPES = {1: "int8", 2: "int16", 4: "float32"}
+_VNNI = ("avx512", "avxvnni")
 
 _LOAD_COPIES = 2
 """A weight beside its packed form: as it was read, and put in order."""
@@ -52,24 +54,41 @@ _ROPE_KINDS = ("default", "linear", "llama3", "factors")
 
 
 class NativeBackend:
-    """A checkpoint on the native path. `int8`: inputs (and float weights) of linears as bytes."""
+    """A checkpoint on the native path.
+
+    `input_bytes`: quantised matrices multiply inputs of so many bytes: 4 are floats, 2 and 1 whole numbers
+    with a scale for each 32. With 1, float weights are quantised to 8 bits too.
+    """
 
     device = "cpu"
 
     def __init__(
-        self, checkpoint: Checkpoint, threads: int, isa: str, *, int8: bool, half_kv: bool, max_num_seqs: int
+        self,
+        checkpoint: Checkpoint,
+        threads: int,
+        isa: str,
+        *,
+        input_bytes: int,
+        half_kv: bool,
+        max_num_seqs: int,
     ) -> None:
         self._checkpoint = checkpoint
         self._threads = threads
         self._isa = isa
-        self._int8 = int8
+        self._input_bytes = input_bytes
+        self._repack = input_bytes == 1
         self._half_kv = half_kv
         self._max_num_seqs = max_num_seqs
 
     @property
     def dtype(self) -> str:
-        """The type that linears compute in."""
-        return "int8" if self._int8 else "float32"
+        """The type that linears multiply in."""
+        checkpoint = self._checkpoint
+        formats = [
+            _packed_format(checkpoint, names, self._repack) for names in weights.groups(checkpoint.config)
+        ]
+        whole = any(format.quantised for format in formats)
+        return _DTYPES[self._input_bytes if whole else 4]
 
     def memory(self, machine: Machine) -> Memory:
         """Return the process's memory and its limit."""
@@ -79,10 +98,10 @@ class NativeBackend:
         """Return what the packed model and its steps need."""
         checkpoint, config = self._checkpoint, self._checkpoint.config
         kv_elements = 2 * config.num_kv_heads * padded_head_dim(config)
-        native = model_config(config, self._int8, self._half_kv)
+        native = model_config(config, self._input_bytes, self._half_kv)
         groups = weights.groups(config)
         return Needs(
-            weights=sum(_packed_bytes(checkpoint, names, self._int8) for names in groups),
+            weights=sum(_packed_bytes(checkpoint, names, self._repack) for names in groups),
             load_peak=_LOAD_COPIES * max(4 * _elements(checkpoint, names) for names in groups),
             baseline=baseline,
             kv_bytes_per_token=kv_elements * config.num_layers * (2 if self._half_kv else 4),
@@ -99,8 +118,8 @@ class NativeBackend:
         """Read and pack the weights, and allocate the cache."""
         assert block_size == BLOCK
         pool = library.Pool(self._threads)
-        packed = weights.load(self._checkpoint, pool, self._int8, progress)
-        model = NativeModel(packed, pool, self._isa, memory.num_blocks, self._int8, self._half_kv)
+        packed = weights.load(self._checkpoint, pool, self._repack, progress)
+        model = NativeModel(packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._half_kv)
         return NativeRunner(model, self._max_num_seqs)
 
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
@@ -121,16 +140,17 @@ def choose(
             raise InvalidArgument(f"{name} is {value!r}; write {', '.join(known[:-1])} or {known[-1]}.")
     obstacle = _obstacle(config, device, checkpoint.config)
     if obstacle is None:
-        isa, int8 = library.choose_instruction_set(), config.quantization == "int8"
-        log.info("native CPU path: %s, %s inputs of linears", isa, "int8" if int8 else "float32")
-        return NativeBackend(
+        isa = library.choose_instruction_set()
+        chosen = NativeBackend(
             checkpoint,
             threads,
             isa,
-            int8=int8,
+            input_bytes=_input_bytes(config.quantization, isa),
             half_kv=config.kv_cache_dtype != "float32",
             max_num_seqs=config.max_num_seqs,
         )
+        log.info("native CPU path: %s, linears in %s", isa, chosen.dtype)
+        return chosen
     if config.cpu_backend == "native" or config.quantization == "int8":
         asked = "cpu_backend native" if config.cpu_backend == "native" else "quantization int8"
         raise InvalidArgument(f"{asked} cannot be used: {obstacle}.")
@@ -172,11 +192,22 @@ def _missing_feature(part: DecoderConfig | RopeConfig) -> str | None:
     return None
 
 
-def _packed_bytes(checkpoint: Checkpoint, names: tuple[str, ...], int8: bool) -> int:
-    shapes = [checkpoint.shapes[f"{name}.weight"] for name in names]
+def _input_bytes(quantization: str, isa: str) -> int:
+    """Two bytes lose less than a cache of float16 does; they are chosen where VNNI makes them fast."""
+    if quantization == "auto":
+        return 2 if isa in _VNNI else 4
+    return 1 if quantization == "int8" else 4
+
+
+def _packed_format(checkpoint: Checkpoint, names: tuple[str, ...], repack: bool) -> Format:
     types = [checkpoint.stored_type(f"{name}.weight") for name in names]
+    return weights.packed_format(types, checkpoint.shapes[f"{names[0]}.weight"][1], repack)
+
+
+def _packed_bytes(checkpoint: Checkpoint, names: tuple[str, ...], repack: bool) -> int:
+    shapes = [checkpoint.shapes[f"{name}.weight"] for name in names]
     rows, width = sum(shape[0] for shape in shapes), shapes[0][1]
-    format = weights.packed_format(types, width, int8)
+    format = _packed_format(checkpoint, names, repack)
     return -(-rows // PANEL) * PANEL * format.row_bytes(width)
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from slipway_engine.errors import EngineError, InvalidArgument
 from slipway_engine.native import build
 
-ABI = 1
+ABI = 2
 PANEL = 32
 LANES = 16
 BLOCK = 16
@@ -62,7 +62,7 @@ class ModelConfig(c.Structure):
 
     _fields_ = [
         *((name, c.c_int32) for name in ("hidden", "intermediate", "vocab", "layers", "heads", "kv_heads")),
-        *((name, c.c_int32) for name in ("head_dim", "gelu", "int8_inputs", "half_kv")),
+        *((name, c.c_int32) for name in ("head_dim", "gelu", "input_bytes", "half_kv")),
         *((name, c.c_float) for name in ("norm_eps", "attention_scale", "embedding_scale", "residual_scale")),
         *((name, c.c_float) for name in ("logits_scale", "attention_softcap", "rope_scale")),
     ]
@@ -250,11 +250,11 @@ class Matrix:
         """Bytes in memory."""
         return int(load().slipway_matrix_bytes(self.handle))
 
-    def apply(self, pool: Pool, isa: str, rows: Array, int8_inputs: bool = False) -> Array:
+    def apply(self, pool: Pool, isa: str, rows: Array, input_bytes: int = 4) -> Array:
         """Return `rows` [n, width] times the matrix, transposed."""
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         out = np.empty((len(rows), self.rows), dtype=np.float32)
-        at = (rows.ctypes.data, len(rows), int8_inputs, out.ctypes.data)
+        at = (rows.ctypes.data, len(rows), input_bytes, out.ctypes.data)
         if load().slipway_linear(pool.handle, isa.encode(), self.handle, *at):
             raise error()
         return out

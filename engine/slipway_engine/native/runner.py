@@ -18,7 +18,7 @@ from slipway_engine.native.library import BLOCK, LANES, Array, LayerWeights, Mod
 from slipway_engine.native.weights import LayerParts, Weights
 
 
-def model_config(config: DecoderConfig, int8_inputs: bool, half_kv: bool) -> ModelConfig:
+def model_config(config: DecoderConfig, input_bytes: int, half_kv: bool) -> ModelConfig:
     """Return the decoder's numbers as the library takes them."""
     return ModelConfig(
         hidden=config.hidden_size,
@@ -28,7 +28,7 @@ def model_config(config: DecoderConfig, int8_inputs: bool, half_kv: bool) -> Mod
         heads=config.num_heads,
         kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
-        int8_inputs=int8_inputs,
+        input_bytes=input_bytes,
         half_kv=half_kv,
         norm_eps=config.rms_eps,
         attention_scale=1 / sqrt(config.head_dim),
@@ -61,14 +61,14 @@ class NativeModel:
     """A loaded decoder: token ids and block tables in, logits out."""
 
     def __init__(
-        self, weights: Weights, pool: Pool, isa: str, num_blocks: int, int8_inputs: bool, half_kv: bool
+        self, weights: Weights, pool: Pool, isa: str, num_blocks: int, input_bytes: int, half_kv: bool
     ) -> None:
         config = weights.config
         self.weights = weights  # the library reads the matrices in place
         self.pool = pool
         self.vocab_size = config.vocab_size
         self.cache = Cache(config, num_blocks, half_kv)
-        native = model_config(config, int8_inputs, half_kv)
+        native = model_config(config, input_bytes, half_kv)
         windows = config.windows or (None,) * config.num_layers
         layers = (LayerWeights * config.num_layers)(
             *(_layer(layer, window) for layer, window in zip(weights.layers, windows, strict=True))

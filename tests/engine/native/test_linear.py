@@ -17,6 +17,7 @@ SHAPES = ((1, 32), (31, 64), (33, 96), (100, 288), (577, 576))
 BATCHES = (1, 2, 3, 4, 5, 11, 13, 40, 300)
 FLOAT_ERROR = 3e-6
 INT8_ERROR = 2e-2  # of a product of random numbers: activations have 7 bits and a sign
+INT16_ERROR = 8e-5
 
 
 def isas() -> list[str]:
@@ -55,22 +56,28 @@ def test_product_with_float_inputs_is_exact_to_float32(
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_product_with_byte_inputs_is_near(pool: Pool, stored: Stored, isa: str, kind: str) -> None:
+@pytest.mark.parametrize(("input_bytes", "limit"), [(1, INT8_ERROR), (2, INT16_ERROR)])
+def test_product_with_whole_inputs_is_near(
+    pool: Pool, stored: Stored, isa: str, kind: str, input_bytes: int, limit: float
+) -> None:
     for shape in SHAPES:
         matrix, values = packed(pool, stored, kind, shape)
         for count in BATCHES:
             inputs = np.random.default_rng(count).standard_normal((count, shape[1]), dtype=np.float32)
-            assert error(matrix.apply(pool, isa, inputs, int8_inputs=True), inputs, values) < INT8_ERROR
+            assert error(matrix.apply(pool, isa, inputs, input_bytes), inputs, values) < limit
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
-def test_byte_inputs_multiply_exactly(pool: Pool, stored: Stored, isa: str, kind: str) -> None:
-    """Whole inputs up to 127 are their own bytes, so nothing is lost but float32's rounding of the sums."""
+@pytest.mark.parametrize(("input_bytes", "most"), [(1, 127), (2, 32512)])
+def test_whole_inputs_multiply_exactly(
+    pool: Pool, stored: Stored, isa: str, kind: str, input_bytes: int, most: int
+) -> None:
+    """Whole numbers in range stay what they are, so nothing is lost but float32's rounding of the sums."""
     for shape in SHAPES:
         matrix, values = packed(pool, stored, kind, shape)
-        inputs = np.random.default_rng(0).integers(-127, 128, (7, shape[1])).astype(np.float32)
-        inputs.reshape(-1, 32)[:, 5] = 127
-        assert error(matrix.apply(pool, isa, inputs, int8_inputs=True), inputs, values) < FLOAT_ERROR
+        inputs = np.random.default_rng(0).integers(-most, most + 1, (7, shape[1])).astype(np.float32)
+        inputs.reshape(-1, 32)[:, 5] = most
+        assert error(matrix.apply(pool, isa, inputs, input_bytes), inputs, values) < FLOAT_ERROR
 
 
 @pytest.mark.parametrize("kind", BLOCKS)
@@ -86,23 +93,25 @@ def test_extreme_blocks_do_not_saturate(pool: Pool, isa: str, kind: str) -> None
         nibbles = ((fill & 15) + (fill >> 4)) / 2 - (8 if kind == "Q4_0" else 3)
         step = float(np.uint8(fill).view(np.int8)) if kind == "Q8_0" else nibbles
         for sign in (1, -1):
-            inputs = np.full((9, 96), 127 * sign, dtype=np.float32)
-            result = matrix.apply(pool, isa, inputs, int8_inputs=True)
-            assert (result == 96 * 127.0 * sign * step).all(), (fill, sign)
+            for input_bytes, most in ((1, 127), (2, 32512)):
+                inputs = np.full((9, 96), most * sign, dtype=np.float32)
+                result = matrix.apply(pool, isa, inputs, input_bytes)
+                assert (result == 96.0 * most * sign * step).all(), (fill, sign)
 
 
 @pytest.mark.parametrize(
-    ("kind", "int8"), [*((kind, False) for kind in FLOATS + BLOCKS), *((kind, True) for kind in BLOCKS)]
+    ("kind", "input_bytes"),
+    [*((kind, 4) for kind in FLOATS + BLOCKS), *((kind, size) for kind in BLOCKS for size in (1, 2))],
 )
 def test_row_does_not_depend_on_the_batch(
-    pool: Pool, stored: Stored, isa: str, kind: str, int8: bool
+    pool: Pool, stored: Stored, isa: str, kind: str, input_bytes: int
 ) -> None:
     matrix, _ = packed(pool, stored, kind, (100, 288))
     inputs = np.random.default_rng(1).standard_normal((300, 288), dtype=np.float32)
-    whole = matrix.apply(pool, isa, inputs, int8)
+    whole = matrix.apply(pool, isa, inputs, input_bytes)
     for count in BATCHES:
         for start in (0, 300 - count):
-            part = matrix.apply(pool, isa, inputs[start : start + count], int8)
+            part = matrix.apply(pool, isa, inputs[start : start + count], input_bytes)
             assert np.array_equal(part, whole[start : start + count]), (count, start)
 
 
@@ -112,8 +121,9 @@ def test_instruction_sets_agree_on_integers(pool: Pool, stored: Stored) -> None:
     fused = [name for name in library.instruction_sets() if name != "portable"]
     for kind in BLOCKS:
         matrix, _ = packed(pool, stored, kind, (100, 288))
-        results = [matrix.apply(pool, name, inputs, int8_inputs=True) for name in fused]
-        assert all(np.array_equal(result, results[0]) for result in results), kind
+        for input_bytes in (1, 2):
+            results = [matrix.apply(pool, name, inputs, input_bytes) for name in fused]
+            assert all(np.array_equal(result, results[0]) for result in results), kind
 
 
 def test_floats_pack_as_bytes(pool: Pool, isa: str, stored: Stored) -> None:
@@ -123,7 +133,7 @@ def test_floats_pack_as_bytes(pool: Pool, isa: str, stored: Stored) -> None:
         data, values = stored(kind, weight)
         matrix = Matrix(pool, [Rows(Format[kind], 77, 128, data)], Format.Q8_0)
         assert error(matrix.apply(pool, isa, inputs), inputs, values) < INT8_ERROR / 2
-        assert error(matrix.apply(pool, isa, inputs, int8_inputs=True), inputs, values) < INT8_ERROR
+        assert error(matrix.apply(pool, isa, inputs, input_bytes=1), inputs, values) < INT8_ERROR
 
 
 def test_parts_lie_one_below_the_other(pool: Pool, isa: str) -> None:
@@ -139,7 +149,7 @@ def test_zeros_and_tiny_rows_stay_finite(pool: Pool, stored: Stored, isa: str) -
     inputs = np.zeros((3, 96), dtype=np.float32)
     inputs[1] = 1e-42
     inputs[2] = 1e-30
-    result = matrix.apply(pool, isa, inputs, int8_inputs=True)
+    result = matrix.apply(pool, isa, inputs, input_bytes=1)
     assert np.isfinite(result).all()
     assert (result[0] == 0).all()
 

@@ -85,6 +85,7 @@ void check_config(const slipway_config& c) {
   require(c.hidden > 0 && c.intermediate > 0 && c.vocab > 0 && c.layers > 0, "The model has no size.");
   require(c.heads > 0 && c.kv_heads > 0 && c.heads % c.kv_heads == 0, "Key heads must divide query heads.");
   require(c.heads / c.kv_heads <= kMaxAttendRows, "At most 64 query heads may share a key head.");
+  require(c.input_bytes == 1 || c.input_bytes == 2 || c.input_bytes == 4, "Inputs have 1, 2 or 4 bytes.");
   require(c.head_dim > 0 && c.head_dim <= kMaxHeadDim && c.head_dim % 2 == 0, "The head size must be even and at most 512.");
 }
 
@@ -141,28 +142,29 @@ void slipway_matrix_destroy(slipway_matrix* matrix) {
 }
 
 int32_t slipway_linear(slipway_pool* pool, const char* isa, const slipway_matrix* matrix, const float* x, int64_t rows,
-                       int32_t int8_inputs, float* y) {
+                       int32_t input_bytes, float* y) {
   return guarded(1, [&] {
     const Kernels& kernels = kernels_for(isa);
     require(rows > 0, "A product needs rows.");
-    const bool bytes = int8_inputs && is_quantised(matrix->format);
-    const int64_t k = matrix->k, groups = bytes ? k / kGroup : 0;
-    std::vector<int8_t> q(groups * kGroup * rows);
+    require(input_bytes == 1 || input_bytes == 2 || input_bytes == 4, "Inputs have 1, 2 or 4 bytes.");
+    const bool integers = input_bytes < 4 && is_quantised(matrix->format);
+    const int64_t k = matrix->k, groups = integers ? k / kGroup : 0, planes = input_bytes;
+    std::vector<int8_t> q(groups * kGroup * rows * planes);
     std::vector<float> scale(groups * rows), sum(groups * rows), scratch(kScratchFloats * pool->size());
-    std::vector<int32_t> isum(groups * rows);
+    std::vector<int32_t> isum(groups * rows * planes);
     auto at = [&](int64_t row) {
-      return QuantisedRows{q.data() + row * groups * kGroup, scale.data() + row * groups, sum.data() + row * groups,
-                           isum.data() + row * groups, groups};
+      return QuantisedRows{q.data() + row * planes * groups * kGroup, isum.data() + row * planes * groups,
+                           scale.data() + row * groups, sum.data() + row * groups, groups, (int)planes};
     };
     const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
     auto body = [&](int thread) {
-      if (bytes) pool->share(thread, rows, [&](int64_t row) { kernels.quantise(x + row * k, k, at(row)); });
+      if (integers) pool->share(thread, rows, [&](int64_t row) { kernels.quantise(x + row * k, k, at(row)); });
       pool->share(thread, matrix->panels * blocks, [&](int64_t i) {
         const int64_t block = i / matrix->panels, panel = i % matrix->panels;
         const int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
         const Epilogue e{y + row * matrix->n, matrix->n, nullptr, Finish::kStore, 1.0f, matrix->n};
         float* own = scratch.data() + thread * kScratchFloats;
-        if (bytes) kernels.linear_s8(*matrix, at(row), (int)count, panel, panel + 1, e, own);
+        if (integers) kernels.linear_int(*matrix, at(row), (int)count, panel, panel + 1, e, own);
         else kernels.linear_f32(*matrix, x + row * k, k, (int)count, panel, panel + 1, e, own);
       });
     };

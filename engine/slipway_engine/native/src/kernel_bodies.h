@@ -283,66 +283,64 @@ void linear_f32(const Matrix& w, const float* x, int64_t ldx, int rows, int64_t 
   }
 }
 
+template <bool FIRST, class A, class B> struct Choose { using Type = A; };
+template <class A, class B> struct Choose<false, A, B> { using Type = B; };
+
 // Integer tile: sums over a block of 32 are exact, then enter the float sum with the scales of both sides.
-template <Format FORMAT, int ROWS, int VECTORS>
+template <Format FORMAT, int ROWS, int VECTORS, int PLANES>
 void int_tile(const uint8_t* panel, int first, const QuantisedRows& x, int row, float* out) {
   constexpr bool kBytes = FORMAT == kQ8_0;
-  constexpr int kHeader = FORMAT == kQ4_1 ? 128 : 64;
+  constexpr int kHeader = FORMAT == kQ4_1 ? 128 : 64, kQuads = kBytes ? 8 : 4;
+  using Weights = typename Choose<kBytes, Bytes8, Bytes4>::Type;
+  using Whole = typename Choose<kBytes, Sums, NibbleSums>::Type;
+  const int64_t plane = x.groups * kGroup, ldq = plane * PLANES;
+  const int8_t* q = x.q + row * ldq;
+  const int32_t* isums = x.isum + row * x.groups * PLANES;
+  const float *scales = x.scale + row * x.groups, *lows = x.sum + row * x.groups;
   F sums[ROWS][VECTORS];
   UNROLL for (int r = 0; r < ROWS; r++)
     UNROLL for (int v = 0; v < VECTORS; v++) sums[r][v] = zero();
-  const int8_t* q = x.q + row * x.groups * kGroup;
-  const int64_t ldq = x.groups * kGroup;
-  for (int64_t g = 0; g < x.groups; g++, panel += group_bytes(FORMAT)) {
-    const uint8_t* bytes = panel + kHeader + first * 64;
-    F whole[ROWS][VECTORS];
-    if constexpr (kBytes) {
-      Sums s[ROWS][VECTORS];
+  for (int64_t g = 0; g < x.groups; g++, panel += group_bytes(FORMAT), q += kGroup) {
+    Whole whole[ROWS][PLANES][VECTORS];
+    UNROLL for (int r = 0; r < ROWS; r++)
+      UNROLL for (int p = 0; p < PLANES; p++)
+        UNROLL for (int v = 0; v < VECTORS; v++) clear(whole[r][p][v]);
+    auto add_quad = [&](const Weights(&weights)[VECTORS], int k) __attribute__((always_inline)) {
       UNROLL for (int r = 0; r < ROWS; r++)
-        UNROLL for (int v = 0; v < VECTORS; v++) clear(s[r][v]);
-      UNROLL for (int j = 0; j < 8; j++) {
-        Bytes8 b[VECTORS];
-        UNROLL for (int v = 0; v < VECTORS; v++) b[v] = as_bytes(load_words(bytes + j * 128 + v * 64));
-        UNROLL for (int r = 0; r < ROWS; r++) {
-          Four four = set_four(q + r * ldq + g * kGroup + 4 * j);
-          UNROLL for (int v = 0; v < VECTORS; v++) dot(s[r][v], b[v], four);
+        UNROLL for (int p = 0; p < PLANES; p++) {
+          const Four four = set_four(q + r * ldq + p * plane + k);
+          UNROLL for (int v = 0; v < VECTORS; v++) dot(whole[r][p][v], weights[v], four);
         }
+    };
+    UNROLL for (int j = 0; j < kQuads; j++) {
+      Words words[VECTORS];
+      Weights weights[VECTORS];
+      UNROLL for (int v = 0; v < VECTORS; v++) words[v] = load_words(panel + kHeader + j * 128 + (first + v) * 64);
+      if constexpr (kBytes) {
+        UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = as_bytes(words[v]);
+        add_quad(weights, 4 * j);
+      } else {
+        UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = low_nibbles(words[v]);
+        add_quad(weights, 4 * j);
+        UNROLL for (int v = 0; v < VECTORS; v++) weights[v] = high_nibbles(words[v]);
+        add_quad(weights, 16 + 4 * j);
       }
-      UNROLL for (int r = 0; r < ROWS; r++)
-        UNROLL for (int v = 0; v < VECTORS; v++) whole[r][v] = finish_bytes(s[r][v], x.isum[(row + r) * x.groups + g]);
-    } else {
-      NibbleSums s[ROWS][VECTORS];
-      UNROLL for (int r = 0; r < ROWS; r++)
-        UNROLL for (int v = 0; v < VECTORS; v++) clear(s[r][v]);
-      UNROLL for (int j = 0; j < 4; j++) {
-        Words words[VECTORS];
-        Bytes4 b[VECTORS];
-        UNROLL for (int v = 0; v < VECTORS; v++) {
-          words[v] = load_words(bytes + j * 128 + v * 64);
-          b[v] = low_nibbles(words[v]);
-        }
-        UNROLL for (int r = 0; r < ROWS; r++) {
-          Four four = set_four(q + r * ldq + g * kGroup + 4 * j);
-          UNROLL for (int v = 0; v < VECTORS; v++) dot(s[r][v], b[v], four);
-        }
-        UNROLL for (int v = 0; v < VECTORS; v++) b[v] = high_nibbles(words[v]);
-        UNROLL for (int r = 0; r < ROWS; r++) {
-          Four four = set_four(q + r * ldq + g * kGroup + 16 + 4 * j);
-          UNROLL for (int v = 0; v < VECTORS; v++) dot(s[r][v], b[v], four);
-        }
-      }
-      UNROLL for (int r = 0; r < ROWS; r++)
-        UNROLL for (int v = 0; v < VECTORS; v++)
-          whole[r][v] = finish_nibbles(s[r][v], FORMAT == kQ4_0 ? 8 * x.isum[(row + r) * x.groups + g] : 0);
     }
+    auto finished = [&](const Whole& sum, int r, int p) __attribute__((always_inline)) {
+      const int32_t isum = isums[(r * PLANES + p) * x.groups + g];
+      if constexpr (kBytes) return finish_bytes(sum, isum);
+      else return finish_nibbles(sum, FORMAT == kQ4_0 ? 8 * isum : 0);
+    };
     UNROLL for (int v = 0; v < VECTORS; v++) {
-      F scale = load_f16(halves(panel) + (first + v) * kLanes);
-      UNROLL for (int r = 0; r < ROWS; r++)
-        sums[r][v] = fma(whole[r][v], mul(scale, set1(x.scale[(row + r) * x.groups + g])), sums[r][v]);
+      const F scale = load_f16(halves(panel) + (first + v) * kLanes);
+      UNROLL for (int r = 0; r < ROWS; r++) {
+        F product = finished(whole[r][0][v], r, 0);
+        if constexpr (PLANES == 2) product = fma(product, set1((float)kRadix), finished(whole[r][1][v], r, 1));
+        sums[r][v] = fma(product, mul(scale, set1(scales[r * x.groups + g])), sums[r][v]);
+      }
       if constexpr (FORMAT == kQ4_1) {
-        F low = load_f16(halves(panel) + kPanel + (first + v) * kLanes);
-        UNROLL for (int r = 0; r < ROWS; r++)
-          sums[r][v] = fma(low, set1(x.sum[(row + r) * x.groups + g]), sums[r][v]);
+        const F low = load_f16(halves(panel) + kPanel + (first + v) * kLanes);
+        UNROLL for (int r = 0; r < ROWS; r++) sums[r][v] = fma(low, set1(lows[r * x.groups + g]), sums[r][v]);
       }
     }
   }
@@ -353,30 +351,34 @@ void int_tile(const uint8_t* panel, int first, const QuantisedRows& x, int row, 
 using IntTile = void (*)(const uint8_t*, int, const QuantisedRows&, int, float*);
 
 template <Format FORMAT>
-IntTile int_tile_of(int rows) {
-  static const IntTile tiles[] = {int_tile<FORMAT, 1, kIntTileVectors>, int_tile<FORMAT, 2, kIntTileVectors>,
-#if SLIPWAY_INT_TILE_ROWS >= 4
-                                  int_tile<FORMAT, 3, kIntTileVectors>, int_tile<FORMAT, 4, kIntTileVectors>,
-#endif
+IntTile int_tile_of(int rows, int planes) {
+  static const IntTile narrow[] = {int_tile<FORMAT, 1, kIntTileVectors, 1>, int_tile<FORMAT, 2, kIntTileVectors, 1>,
 #if SLIPWAY_INT_TILE_ROWS >= 6
-                                  int_tile<FORMAT, 5, kIntTileVectors>, int_tile<FORMAT, 6, kIntTileVectors>,
+                                   int_tile<FORMAT, 3, kIntTileVectors, 1>, int_tile<FORMAT, 4, kIntTileVectors, 1>,
+                                   int_tile<FORMAT, 5, kIntTileVectors, 1>, int_tile<FORMAT, 6, kIntTileVectors, 1>,
 #endif
   };
-  return tiles[rows - 1];
+  static const IntTile wide[] = {int_tile<FORMAT, 1, kIntTileVectors, 2>,
+#if SLIPWAY_INT_TILE_ROWS >= 6
+                                 int_tile<FORMAT, 2, kIntTileVectors, 2>, int_tile<FORMAT, 3, kIntTileVectors, 2>,
+                                 int_tile<FORMAT, 4, kIntTileVectors, 2>,
+#endif
+  };
+  return planes == 2 ? wide[rows - 1] : narrow[rows - 1];
 }
 
-void linear_s8(const Matrix& w, const QuantisedRows& x, int rows, int64_t panel, int64_t panel_end, const Epilogue& e,
-               float* scratch) {
+void linear_int(const Matrix& w, const QuantisedRows& x, int rows, int64_t panel, int64_t panel_end, const Epilogue& e,
+                float* scratch) {
   float* sums = scratch + kSlab * kPanel;
-  int tiles = (rows + kIntTileRows - 1) / kIntTileRows;
+  const int most = x.planes == 2 ? kWideTileRows : kIntTileRows, tiles = (rows + most - 1) / most;
   for (; panel < panel_end; panel++) {
     const uint8_t* data = w.data + panel * w.panel_bytes;
     for (int first = 0; first < kPanel / kLanes; first += kIntTileVectors)
       for (int t = 0, row = 0; t < tiles; t++) {
-        int height = rows * (t + 1) / tiles - row;
-        IntTile run = w.format == kQ8_0   ? int_tile_of<kQ8_0>(height)
-                      : w.format == kQ4_0 ? int_tile_of<kQ4_0>(height)
-                                          : int_tile_of<kQ4_1>(height);
+        const int height = rows * (t + 1) / tiles - row;
+        const IntTile run = w.format == kQ8_0   ? int_tile_of<kQ8_0>(height, x.planes)
+                            : w.format == kQ4_0 ? int_tile_of<kQ4_0>(height, x.planes)
+                                                : int_tile_of<kQ4_1>(height, x.planes);
         run(data, first, x, row, sums + row * kPanel + first * kLanes);
         row += height;
       }
@@ -386,21 +388,35 @@ void linear_s8(const Matrix& w, const QuantisedRows& x, int rows, int64_t panel,
 
 // ---- rows --------------------------------------------------------------------------------------------------------
 
-// One row to signed bytes in [-127, 127]; reads whole groups, so the caller pads the row with zeros.
+// One row to whole numbers; reads whole groups, so the caller pads the row with zeros.
 void quantise(const float* x, int64_t k, const QuantisedRows& out) {
+  const float most = out.planes == 2 ? 127.0f * kRadix + 127 : 127.0f;
+  const int64_t plane = out.groups * kGroup;
   for (int64_t g = 0; g * kGroup < k; g++, x += kGroup) {
-    F first = load(x), second = load(x + kLanes);
-    float largest = max_of(max(abs(first), abs(second)));
-    float inverse = largest > 0 ? 127.0f / largest : 0.0f;
+    const float largest = max_of(max(abs(load(x)), abs(load(x + kLanes))));
+    float inverse = largest > 0 ? most / largest : 0.0f;
     if (!(inverse < 3.0e38f)) inverse = 0.0f;  // a subnormal row is zero
-    first = round(mul(first, set1(inverse)));
-    second = round(mul(second, set1(inverse)));
-    store_s8(out.q + g * kGroup, first);
-    store_s8(out.q + g * kGroup + kLanes, second);
-    float sum = sum_of(add(first, second));  // exact: whole numbers below 2^12
-    out.scale[g] = inverse > 0 ? largest / 127.0f : 0.0f;
-    out.isum[g] = (int32_t)sum;
-    out.sum[g] = out.scale[g] * sum;
+    F sums[2] = {zero(), zero()};  // exact: whole numbers below 2^12
+    for (int v = 0; v < 2; v++) {
+      F number = round(mul(load(x + v * kLanes), set1(inverse)));
+      int8_t* q = out.q + g * kGroup + v * kLanes;
+      if (out.planes == 2) {
+        const F high = round(mul(number, set1(1.0f / kRadix))), low = fma(high, set1(-(float)kRadix), number);
+        store_s8(q + plane, low);
+        sums[1] = add(sums[1], low);
+        number = high;
+      }
+      store_s8(q, number);
+      sums[0] = add(sums[0], number);
+    }
+    float total = 0;
+    for (int p = 0; p < out.planes; p++) {
+      const float sum = sum_of(sums[p]);
+      out.isum[p * out.groups + g] = (int32_t)sum;
+      total = total * kRadix + sum;
+    }
+    out.scale[g] = inverse > 0 ? largest / most : 0.0f;
+    out.sum[g] = out.scale[g] * total;
   }
 }
 

@@ -36,13 +36,16 @@ struct Matrix {
   uint8_t* data;
 };
 
-// Rows of activations as signed bytes: one scale in 32 along k. `sum` is scale * (sum of the bytes), `isum` that sum.
+// Rows of activations as whole numbers with one scale in 32 along k: of one signed byte in [-127, 127], or of two,
+// 255 * high + low, in [-32512, 32512]. A row lies plane after plane: its high bytes, then its low ones.
+constexpr int kRadix = 255;
 struct QuantisedRows {
-  int8_t* q;
-  float* scale;
-  float* sum;
-  int32_t* isum;
-  int64_t groups;  // in a row
+  int8_t* q;      // [planes][groups * 32]
+  int32_t* isum;  // [planes][groups], each the sum of 32 bytes
+  float* scale;   // [groups]
+  float* sum;     // [groups], scale * (sum of the 32 numbers)
+  int64_t groups;
+  int planes;
 };
 
 enum class Finish : int32_t { kStore, kAdd, kSwiGLU, kGeGLU };
@@ -79,7 +82,7 @@ struct Kernels {
   const char* name;
   void (*linear_f32)(const Matrix& w, const float* x, int64_t ldx, int rows, int64_t panel, int64_t panel_end,
                      const Epilogue& e, float* scratch);
-  void (*linear_s8)(const Matrix& w, const QuantisedRows& x, int rows, int64_t panel, int64_t panel_end,
+  void (*linear_int)(const Matrix& w, const QuantisedRows& x, int rows, int64_t panel, int64_t panel_end,
                     const Epilogue& e, float* scratch);
   void (*quantise)(const float* x, int64_t k, const QuantisedRows& out);
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);

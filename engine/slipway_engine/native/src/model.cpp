@@ -77,7 +77,7 @@ int64_t Model::workspace_bytes(const slipway_config& c, int threads, int64_t tok
   const int64_t floats = 2 * c.hidden + query + 2 * kv + query + c.intermediate + 5 * (kPanel + kLanes) + c.head_dim;
   const int64_t bytes = std::max<int64_t>({c.hidden, query, c.intermediate});
   const int64_t scratch = std::max(kScratchFloats, attend_scratch_floats(round_up(c.head_dim, kLanes))) + kLanes;
-  return tokens * (4 * floats + bytes + 12 * (bytes / kGroup + 1) + 64) + 4 * scratch * threads;
+  return tokens * (4 * floats + 2 * bytes + 16 * (bytes / kGroup + 1) + 64) + 4 * scratch * threads;
 }
 
 const char* Model::check(const slipway_step& s) const {
@@ -109,9 +109,9 @@ void Model::run(const slipway_step& step) {
 void Model::prepare(const slipway_step& step) {
   for (Rows* rows : {&hidden_, &normed_, &heads_, &mixed_, &inner_}) rows->data.reserve(rows->stride * step.tokens);
   const int64_t widest = std::max({normed_.stride, mixed_.stride, inner_.stride});
-  bytes_.reserve(step.tokens * widest);
+  bytes_.reserve(2 * step.tokens * widest);
   for (Buffer<float>* buffer : {&scales_, &sums_}) buffer->reserve(step.tokens * widest / kGroup + 1);
-  isums_.reserve(step.tokens * widest / kGroup + 1);
+  isums_.reserve(2 * (step.tokens * widest / kGroup + 1));
   turns_.reserve((int64_t)step.tokens * config_.head_dim);
   sequence_of_.resize(step.tokens);
   for (int s = 0; s < step.sequences; s++)
@@ -256,20 +256,21 @@ void Model::keep_outputs(const slipway_step& step) {
 }
 
 QuantisedRows Model::quantised_row(int64_t row, int64_t k) const {
-  const int64_t groups = k / kGroup;
-  return {bytes_.get() + row * k, scales_.get() + row * groups, sums_.get() + row * groups, isums_.get() + row * groups, groups};
+  const int64_t groups = k / kGroup, planes = config_.input_bytes;
+  return {bytes_.get() + row * planes * k, isums_.get() + row * planes * groups, scales_.get() + row * groups,
+          sums_.get() + row * groups, groups, (int)planes};
 }
 
 void Model::norm(int thread, int64_t rows, const std::vector<float>& weight, const Matrix& reader) {
   pool_.share(thread, rows, [&](int64_t row) {
     kernels_.rms_norm(hidden_.row(row), weight.data(), config_.hidden, config_.norm_eps, normed_.row(row));
-    if (takes_bytes(reader)) kernels_.quantise(normed_.row(row), reader.k, quantised_row(row, reader.k));
+    if (takes_integers(reader)) kernels_.quantise(normed_.row(row), reader.k, quantised_row(row, reader.k));
   });
 }
 
 // A linear over rows that may have to be quantised first.
 void Model::linear_of(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e) {
-  if (takes_bytes(w))
+  if (takes_integers(w))
     pool_.share(thread, rows, [&](int64_t row) { kernels_.quantise(x.row(row), w.k, quantised_row(row, w.k)); });
   linear(thread, w, x, rows, e);
 }
@@ -283,7 +284,7 @@ void Model::linear(int thread, const Matrix& w, const Rows& x, int64_t rows, con
     const int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
     Epilogue here = e;
     here.y += row * e.ldy;
-    if (takes_bytes(w)) kernels_.linear_s8(w, quantised_row(row, w.k), (int)count, panel, panel_end, here, scratch(thread));
+    if (takes_integers(w)) kernels_.linear_int(w, quantised_row(row, w.k), (int)count, panel, panel_end, here, scratch(thread));
     else kernels_.linear_f32(w, x.row(row), x.stride, (int)count, panel, panel_end, here, scratch(thread));
   });
 }

@@ -74,7 +74,7 @@ class Model {
   void norm(int thread, int64_t rows, const std::vector<float>& weight, const Matrix& reader);
   void linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e);
   void linear_of(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e);
-  bool takes_bytes(const Matrix& w) const { return config_.int8_inputs && is_quantised(w.format); }
+  bool takes_integers(const Matrix& w) const { return config_.input_bytes < 4 && is_quantised(w.format); }
   QuantisedRows quantised_row(int64_t row, int64_t k) const;
   float* scratch(int thread) const { return scratch_.get() + thread * scratch_floats_; }
 

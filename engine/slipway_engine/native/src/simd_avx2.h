@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kTileVectors = 1, kTileRows = SLIPWAY_TILE_ROWS;       // f32 tile: 12 sums in registers
 constexpr int kDirectRows = 2, kDirectPanels = 1;
-constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS;
+constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 1;
 
 struct F { __m256 lo, hi; };
 inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }

@@ -7,7 +7,7 @@ namespace {
 
 constexpr int kTileVectors = 2, kTileRows = SLIPWAY_TILE_ROWS;      // f32 tile: 24 sums in registers
 constexpr int kDirectRows = 4, kDirectPanels = 2;
-constexpr int kIntTileVectors = 2, kIntTileRows = SLIPWAY_INT_TILE_ROWS;
+constexpr int kIntTileVectors = 2, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 4;
 
 struct F { __m512 v; };
 inline F zero() { return {_mm512_setzero_ps()}; }

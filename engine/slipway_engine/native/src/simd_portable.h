@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kTileVectors = 1, kTileRows = SLIPWAY_TILE_ROWS;
 constexpr int kDirectRows = 2, kDirectPanels = 1;
-constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS;
+constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 1;
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));

@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define SLIPWAY_ABI 1
+#define SLIPWAY_ABI 2
 #if defined(__GNUC__)
 #define SLIPWAY_API __attribute__((visibility("default")))
 #else
@@ -28,7 +28,7 @@ typedef struct {
 typedef struct {
   int32_t hidden, intermediate, vocab, layers, heads, kv_heads, head_dim;
   int32_t gelu;        /* 1: gated by tanh-GELU, 0: by SiLU */
-  int32_t int8_inputs; /* 1: quantised matrices take their inputs as signed bytes, 0: as f32 */
+  int32_t input_bytes; /* quantised matrices take their inputs as 4: f32, 2 or 1: whole numbers of so many bytes */
   int32_t half_kv;     /* 1: the cache holds f16, 0: f32 */
   float norm_eps, attention_scale, embedding_scale, residual_scale, logits_scale, attention_softcap, rope_scale;
 } slipway_config;
@@ -72,7 +72,7 @@ SLIPWAY_API int64_t slipway_matrix_bytes(const slipway_matrix* matrix);
 SLIPWAY_API void slipway_matrix_destroy(slipway_matrix* matrix);
 /* y [rows, n] = x [rows, k] times the matrix, transposed: the linear of a step, alone. */
 SLIPWAY_API int32_t slipway_linear(slipway_pool* pool, const char* isa, const slipway_matrix* matrix, const float* x,
-                                   int64_t rows, int32_t int8_inputs, float* y);
+                                   int64_t rows, int32_t input_bytes, float* y);
 
 SLIPWAY_API slipway_model* slipway_model_create(slipway_pool* pool, const char* isa, const slipway_config* config,
                                                 const slipway_layer* layers, const float* final_norm,
