@@ -96,8 +96,18 @@ class Kubectl:
         return json.loads(self(*arguments, "-o", "json"))
 
 
+def deliver(images: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+    """Bring the images to the cluster: into its nodes, or, where it is not ours, through its registry."""
+    provider = json.loads(cluster("status", "-o", "json"))["provider"]
+    if provider != "existing":
+        cluster("load", *(image["archive"] for image in images.values()))
+        return images
+    pushed: dict[str, dict[str, str]] = json.loads(cluster("images", *images, "--push", "-o", "json"))
+    return pushed
+
+
 def build_and_start() -> tuple[Kubectl, dict[str, dict[str, str]]]:
-    """Start the cluster and build the images side by side; load what the cluster lacks."""
+    """Start the cluster and build the images side by side; deliver what the cluster lacks."""
     built: dict[str, str] = {}
     failures: list[DemoFailed] = []
 
@@ -115,8 +125,7 @@ def build_and_start() -> tuple[Kubectl, dict[str, dict[str, str]]]:
         builder.join()
     if failures:
         raise failures[0]
-    images: dict[str, dict[str, str]] = json.loads(built["json"])
-    cluster("load", *(image["archive"] for image in images.values()))
+    images = deliver(json.loads(built["json"]))
     return Kubectl(cluster("kubectl"), cluster("kubeconfig")), images
 
 
