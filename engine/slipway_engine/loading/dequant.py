@@ -7,12 +7,13 @@ the GGML specification of each type; nibbles hold the first half of a group low 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from slipway_engine.errors import ModelUnsupported
+from slipway_engine.errors import ModelCorrupt, ModelUnsupported
 from slipway_engine.loading.gguf import Bytes, GGUFFile, TensorInfo
 
 Floats = npt.NDArray[np.float32]
@@ -39,14 +40,24 @@ def read_tensor(file: GGUFFile, name: str, dtype: torch.dtype) -> torch.Tensor:
     return out
 
 
-def read_into(file: GGUFFile, info: TensorInfo, flat: torch.Tensor) -> None:
-    """Unpack the tensor `info` into `flat`, a one-dimensional tensor of the same number of elements."""
+def read_into(
+    file: GGUFFile, info: TensorInfo, flat: torch.Tensor, first: int = 0, stop: int | None = None
+) -> None:
+    """Unpack the rows [first, stop) of the tensor `info` into `flat`, a one-dimensional tensor."""
     if info.type.name not in _UNPACK:
         raise ModelUnsupported(
             f"{file.path}: the tensor {info.name!r} has the type {info.type.name}, which is not supported; "
             f"convert the model to one of {', '.join(_UNPACK)}."
         )
-    blocks = file.raw(info.name).reshape(-1, info.type.size)
+    width = prod(info.shape[1:])
+    at, end = first * width, (info.shape[0] if stop is None else stop) * width
+    if at % info.type.block or end % info.type.block:
+        raise ModelCorrupt(
+            f"{file.path}: rows of the tensor {info.name!r} share a block of {info.type.name}."
+        )
+    packed = info.type.size
+    stored = file.raw(info.name)[at // info.type.block * packed : end // info.type.block * packed]
+    blocks = stored.reshape(-1, packed)
     step = max(1, CHUNK_ELEMENTS // info.type.block)
     for start in range(0, len(blocks), step):
         values = dequantise(blocks[start : start + step], info.type.name).reshape(-1)
