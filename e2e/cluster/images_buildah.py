@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e.cluster import debian, packages, shell
+from e2e.cluster import apt, debian, packages, shell
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import Progress, Step
 
@@ -57,7 +57,7 @@ class Buildah:
         wanted = [name for name in PROGRAMS if name == "buildah" or with_debootstrap]
         missing = [PROGRAMS[name] for name in wanted if not packages.which(name)]
         if missing:
-            install(missing, self.progress)
+            apt.install(missing, self.progress)
         if (self.folder / "storage").exists():
             shell.attempt([*self.program, "rm", "--all"])
 
@@ -65,7 +65,7 @@ class Buildah:
         """The image to build on, as what identifies it in a tag, and as its name."""
         if given:
             return given, given
-        of = debian.release()
+        of = debian.release(self.progress)
         return of.key, f"localhost/slipway-base:{of.key}"
 
     def make_base(self, image: str) -> None:
@@ -73,7 +73,7 @@ class Buildah:
         if not image.startswith("localhost/slipway-base:") or self.has(image):
             return
         root = self.folder / "root"
-        debian.make_root(debian.release(), root, self.progress)
+        debian.make_root(debian.release(self.progress), root, self.progress)
         with self.progress.step("Commit the base image"):
             container = shell.run([*self.program, "from", "scratch"]).strip()
             shell.run([*self.program, "add", "--quiet", container, root, "/"])
@@ -140,20 +140,6 @@ def check_machine() -> None:
             "No Docker engine answers, and building without one needs root; start Docker, or run it "
             "with `sudo -E`."
         )
-
-
-def install(missing: list[str], progress: Progress) -> None:
-    """Installs Debian packages."""
-    if not shutil.which("apt-get"):
-        raise ClusterError(f"{' and '.join(missing)} must be installed, or a Docker engine be started.")
-    command = packages.install_command(missing)
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with progress.step(f"Install {', '.join(missing)}"):
-        if (
-            shell.attempt(command, env=environment).returncode != 0
-        ):  # the lists of packages may be missing or old
-            shell.run(["apt-get", "update"], env=environment)
-            shell.run(command, env=environment)
 
 
 def certificates() -> Path | None:

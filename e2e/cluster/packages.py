@@ -3,10 +3,10 @@
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
-from e2e.cluster import shell
+from e2e.cluster import apt
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.progress import Progress
 
@@ -49,31 +49,16 @@ def missing(find: Callable[[str], object] = which, cni: Callable[[], object] = c
     return sorted(packages)
 
 
-def install_command(packages: Iterable[str]) -> list[str]:
-    """How the packages are installed, without a question."""
-    return ["apt-get", "install", "--yes", "--no-install-recommends", *packages]
-
-
 def ensure(progress: Progress) -> None:
     """Installs what is missing, or says in one sentence what to install."""
     packages = missing()
     if not packages:
         return
-    command = install_command(packages)
-    if not shutil.which("apt-get"):
-        raise ClusterError(
-            f"The local cluster needs what Debian's packages {', '.join(packages)} bring, and apt-get "
-            "is not here to install them; install what your distribution calls them and run again."
-        )
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    with progress.step(f"Install {', '.join(packages)}"):
-        done = shell.attempt(command, env=environment)
-        if done.returncode != 0:  # the lists of packages may be missing or old
-            shell.run(["apt-get", "update"], env=environment)
-            shell.run(command, env=environment)
+    apt.install(packages, progress)
     left = missing()
     if left:
-        raise ClusterError(f"{', '.join(left)} did not install; run `{' '.join(command)}` to see why.")
+        command = " ".join(apt.install_command(packages))
+        raise ClusterError(f"{', '.join(left)} did not install; run `{command}` to see why.")
 
 
 def check_machine() -> None:

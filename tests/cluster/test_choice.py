@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 from e2e.cluster import choice, cli, versions
+from e2e.cluster.apt import install_command
 from e2e.cluster.choice import Choice
 from e2e.cluster.cluster import current, make
 from e2e.cluster.errors import ClusterError
 from e2e.cluster.kind import configuration
-from e2e.cluster.packages import install_command, missing
+from e2e.cluster.packages import missing
 from e2e.cluster.paths import Paths
 from e2e.cluster.progress import Progress
 
