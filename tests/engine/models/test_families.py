@@ -11,7 +11,7 @@ import transformers
 
 from slipway_engine.loading.checkpoint import open_checkpoint
 from slipway_engine.loading.weights import load
-from slipway_engine.models import context, linear
+from slipway_engine.models import attention, context, linear
 from slipway_engine.models.attention import PagedAttention
 from slipway_engine.models.decoder import Decoder
 
@@ -118,10 +118,10 @@ def _save(family: str, directory: Path) -> Any:
 class Paged:
     """Our decoder with a cache of its own, fed in any chunks; blocks are scattered on purpose."""
 
-    def __init__(self, directory: Path, backend: linear.LinearBackend) -> None:
+    def __init__(self, directory: Path, backend: linear.LinearBackend, positions: int = 128) -> None:
         checkpoint = open_checkpoint(directory)
         self.config = checkpoint.config
-        self.decoder: Decoder = load(checkpoint, backend, CPU, torch.float32, 128)
+        self.decoder: Decoder = load(checkpoint, backend, CPU, torch.float32, positions)
         shape = (40, BLOCK, self.config.kv_elements_per_token)
         caches = [torch.zeros(shape) for _ in range(self.config.num_layers)]
         self.attention = PagedAttention(self.config, caches)
@@ -170,9 +170,37 @@ def test_same_greedy_tokens_where_no_tie(family: tuple[Any, Path]) -> None:
 
 
 @torch.inference_mode()
-def test_a_mixed_batch_gives_each_row_what_it_gets_alone(tmp_path: Path) -> None:
+def test_longrope_served_short_turns_as_short_texts_do(tmp_path: Path) -> None:
+    """Up to the trained length, a deployment that goes no further uses the short factors."""
+    model = _save("phi3-longrope-partial", tmp_path)
+    tokens = [7, 3, 11, 90]
+    reference = model(torch.tensor([tokens])).logits[0]
+    ours = Paged(tmp_path, linear.plain, positions=4).feed(tokens)
+    torch.testing.assert_close(ours, reference, atol=TOLERANCE, rtol=TOLERANCE)
+    long = Paged(tmp_path, linear.plain, positions=5).feed(tokens)
+    assert float((long - reference).abs().max()) > 10 * TOLERANCE
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("pairs", [1, 100, 1 << 19])
+def test_capped_scores_in_parts_are_those_of_the_whole(
+    pairs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _save("gemma2-sharp-caps", tmp_path)
+    monkeypatch.setattr(attention, "SCORE_PAIRS", pairs)
+    tokens = torch.randint(0, 131, (40,), generator=torch.Generator().manual_seed(3)).tolist()
+    ours = Paged(tmp_path, linear.plain)
+    logits = torch.cat([ours.feed(tokens[:17]), ours.feed(tokens[17:])])
+    torch.testing.assert_close(
+        logits, model(torch.tensor([tokens])).logits[0], atol=TOLERANCE, rtol=TOLERANCE
+    )
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("family", ["mistral-window", "gemma2", "gemma3", "qwen3-moe"], indirect=False)
+def test_a_mixed_batch_gives_each_row_what_it_gets_alone(family: str, tmp_path: Path) -> None:
     """Decodes of very different lengths and two chunks in one step."""
-    _save("mistral-window", tmp_path)
+    _save(family, tmp_path)
     generator = torch.Generator().manual_seed(4)
     plan = [(90, 1), (61, 1), (9, 1), (0, 1), (0, 12), (17, 15)]
     texts = [torch.randint(0, 131, (start + new,), generator=generator).tolist() for start, new in plan]
@@ -185,13 +213,13 @@ def test_a_mixed_batch_gives_each_row_what_it_gets_alone(tmp_path: Path) -> None
     checkpoint = open_checkpoint(tmp_path)
     decoder = load(checkpoint, linear.plain, CPU, torch.float32, 128)
     caches = [torch.zeros(200, BLOCK, decoder.config.kv_elements_per_token) for _ in decoder.layers]
-    attention = PagedAttention(decoder.config, caches)
+    paged = PagedAttention(decoder.config, caches)
     tables = [list(range(1 + 30 * row, 31 + 30 * row)) for row in range(len(plan))]
 
     def run(spans: list[context.Span], ids: list[int]) -> torch.Tensor:
         step = context.build(spans, BLOCK, CPU, torch.float32)
         hidden = decoder.embed(torch.tensor(ids))
-        return decoder.logits(decoder.forward(hidden, step.positions, attention.bind(step)))
+        return decoder.logits(decoder.forward(hidden, step.positions, paged.bind(step)))
 
     for text, (start, _), table in zip(texts, plan, tables, strict=True):
         if start:
@@ -204,8 +232,9 @@ def test_a_mixed_batch_gives_each_row_what_it_gets_alone(tmp_path: Path) -> None
 
 
 @torch.inference_mode()
-def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
-    model = _save("qwen3", tmp_path)
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "gemma3", "olmo2", "granite", "phi3"], indirect=False)
+def test_bfloat16_stays_near_float32(family: str, tmp_path: Path) -> None:
+    model = _save(family, tmp_path)
     tokens = [7, 3, 11, 90, 2, 44, 8]
     reference = model(torch.tensor([tokens])).logits[0]
     decoder = load(open_checkpoint(tmp_path), linear.plain, CPU, torch.bfloat16, 128)
@@ -213,9 +242,9 @@ def test_bfloat16_stays_near_float32(tmp_path: Path) -> None:
         torch.zeros(9, BLOCK, decoder.config.kv_elements_per_token, dtype=torch.bfloat16)
         for _ in decoder.layers
     ]
-    attention = PagedAttention(decoder.config, caches)
+    paged = PagedAttention(decoder.config, caches)
     step = context.build([context.Span(0, 7, [3, 5])], BLOCK, CPU, torch.bfloat16)
     hidden = decoder.embed(torch.tensor(tokens))
-    logits = decoder.logits(decoder.forward(hidden, step.positions, attention.bind(step)))
+    logits = decoder.logits(decoder.forward(hidden, step.positions, paged.bind(step)))
     error = (logits - reference).pow(2).mean().sqrt() / reference.pow(2).mean().sqrt()
     assert float(error) < 0.03
