@@ -71,7 +71,7 @@ def read_config(directory: Path) -> DecoderConfig:
         num_kv_heads=fields.integer("num_key_value_heads", 1, heads, heads),
         head_dim=head_dim,
         max_position=max_position,
-        rms_eps=fields.number("rms_norm_eps", 0, 1, 1e-6),
+        rms_eps=fields.number("rms_norm_eps", 0, 1, family.eps),
         rope=rope,
         local_rope=local_rope,
         tied_embeddings=fields.flag("tie_word_embeddings", family.tied),

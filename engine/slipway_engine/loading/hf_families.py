@@ -31,6 +31,7 @@ class Family:
     gated: bool = False
     default_window: int | None = None
     pattern: int = 0
+    eps: float = 1e-6
     theta: float = 10000.0
     local_theta: float | None = None
     tied: bool = False
@@ -126,7 +127,7 @@ _MULTIPLIERS = ("embedding_multiplier", "residual_multiplier", "attention_multip
 FAMILIES: dict[str, Family] = {
     "LlamaForCausalLM": Family(),
     "MistralForCausalLM": Family(windows="all", default_window=4096),
-    "MixtralForCausalLM": Family(windows="all", theta=1e6, reads=_EXPERTS, extras=_mixtral),
+    "MixtralForCausalLM": Family(windows="all", eps=1e-5, theta=1e6, reads=_EXPERTS, extras=_mixtral),
     "Qwen2ForCausalLM": Family(qkv_bias=True, windows="after", gated=True, default_window=4096),
     "Qwen3ForCausalLM": Family(windows="after", gated=True, default_window=4096, extras=_qwen3),
     "Qwen3MoeForCausalLM": Family(
@@ -141,8 +142,8 @@ FAMILIES: dict[str, Family] = {
         activation="gelu_pytorch_tanh", activation_field="hidden_activation", reads=_SOFTCAPS, extras=_gemma3,
     ),
     "GraniteForCausalLM": Family(reads=_MULTIPLIERS, extras=_granite),
-    "Olmo2ForCausalLM": Family(extras=_olmo2),
-    "Phi3ForCausalLM": Family(windows="all", partial=True),
+    "Olmo2ForCausalLM": Family(eps=1e-5, extras=_olmo2),
+    "Phi3ForCausalLM": Family(windows="all", eps=1e-5, partial=True),
 }  # fmt: skip
 """Every architecture that is read from Hugging Face's layout, by its name there."""
 

@@ -23,6 +23,8 @@ def read_rope(
     """Return the rotary embedding, and that of layers with a window where it is another."""
     reader = _Reader(fields, family, head_dim, max_position)
     table = fields.table("rope_parameters" if fields.has("rope_parameters") else "rope_scaling")
+    if fields.has("rope_scaling") and fields.table("rope_scaling").values != table.values:
+        raise fields.corrupt("rope_scaling", "absent or the same where there are rope_parameters")
     if any(table.has(kind) for kind in _PER_LAYER):
         full, local = (table.table(kind) for kind in _PER_LAYER)
         return reader.read(full, family.theta), reader.read(local, family.local_theta or family.theta)

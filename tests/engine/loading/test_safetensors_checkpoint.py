@@ -149,6 +149,7 @@ def test_pickled_weights_are_never_read(single: Path) -> None:
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, ModelCorrupt, "factor"),
         ({"rope_parameters": {"rope_type": "ntk", "rope_theta": 1e4}}, ModelUnsupported, "'ntk'.*longrope"),
         ({"rope_scaling": {"type": "mrope"}, "rope_parameters": None}, ModelUnsupported, "'mrope'"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, ModelCorrupt, "rope_scaling.*rope_parameters"),
         ({"rope_parameters": {"full_attention": {"rope_type": "proportional"}}}, ModelUnsupported, "propor"),
         (
             {"layer_types": ["full_attention", "linear_attention"]},
@@ -188,6 +189,29 @@ def test_the_older_layout_of_rope_and_dtype(single: Path) -> None:
     config = read_config(single)
     assert (config.rope.theta, config.rope.kind, config.rope.factor) == (5e5, "linear", 2.0)
     assert config.dtype is torch.float16
+
+
+@pytest.mark.parametrize("rows", [0, 1, 40, 63, 65, 200])
+@pytest.mark.parametrize("fused", ["self_attn.qkv_proj", "mlp.gate_up_proj"])
+def test_a_fused_tensor_of_another_height_is_named(single: Path, fused: str, rows: int) -> None:
+    def fuse(tensors: dict[str, torch.Tensor]) -> None:
+        for layer in range(2):
+            for part in (
+                "self_attn.q_proj",
+                "self_attn.k_proj",
+                "self_attn.v_proj",
+                "mlp.gate_proj",
+                "mlp.up_proj",
+            ):
+                del tensors[f"model.layers.{layer}.{part}.weight"]
+            tensors[f"model.layers.{layer}.self_attn.qkv_proj.weight"] = torch.ones(64, 32)
+            tensors[f"model.layers.{layer}.mlp.gate_up_proj.weight"] = torch.ones(128, 32)
+
+    retensor(single, fuse)
+    open_checkpoint(single)
+    retensor(single, lambda tensors: tensors.update({f"model.layers.1.{fused}.weight": torch.ones(rows, 32)}))
+    with pytest.raises(ModelCorrupt, match=r"model\.layers\.1\.(self_attn|mlp)\.\w+_proj"):
+        open_checkpoint(single)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"a": ' * 100000, "\x00\xff"])
