@@ -26,6 +26,7 @@ SETTINGS: dict[str, Any] = {
 MODELS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma2": ("Gemma2Config", "Gemma2ForCausalLM", {"sliding_window": 9, "query_pre_attn_scalar": 16}),
     "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", {"sliding_window": 9, "query_pre_attn_scalar": 16}),
+    "phi3": ("Phi3Config", "Phi3ForCausalLM", {"sliding_window": 9}),
     "qwen3-moe": (
         "Qwen3MoeConfig",
         "Qwen3MoeForCausalLM",
@@ -51,6 +52,7 @@ def test_batched_greedy_tokens_are_those_of_transformers(name: str, tmp_path: Pa
             tmp_path,
             device="cpu",
             num_threads=1,
+            kv_cache_dtype="float32",
             kv_cache_bytes=1 << 20,
             max_model_len=64,
             max_batch_tokens=16,
