@@ -16,7 +16,9 @@ export UV_SYSTEM_CERTS ?= 1
 .PHONY: help venv lock generate lint format test demo demo-down e2e cluster-up cluster-down images push bench clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-zA-Z0-9_-]+:.*## /{printf "  \033[36m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@if [ -t 1 ] && [ -z "$${NO_COLOR:-}" ]; then on=$$'\e[36m' off=$$'\e[0m'; else on= off=; fi
+	awk -v on="$$on" -v off="$$off" -F':.*## ' \
+	  '/^[a-zA-Z0-9_-]+:.*## /{printf "  %s%-14s%s %s\n", on, $$1, off, $$2}' $(MAKEFILE_LIST)
 
 venv: $(VENV)/.done ## Make .venv with everything, the tests' model included
 

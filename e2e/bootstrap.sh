@@ -4,7 +4,9 @@
 set -euo pipefail
 venv=$1 uv_version=$2
 started=$SECONDS
-say() { printf '\033[1m[venv +%3ds]\033[0m %s\n' "$((SECONDS - started))" "$*" >&2; }
+bold='' plain=''
+if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
+say() { printf '%s[venv +%3ds]%s %s\n' "$bold" "$((SECONDS - started))" "$plain" "$*" >&2; }
 
 python=$(command -v python3.12 || command -v python3.11 || command -v python3 || true)
 if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -28,7 +30,25 @@ if ! "$venv/bin/uv" --version 2>/dev/null | grep -q " $uv_version\b"; then
   "$venv/bin/python" -m pip install -q --disable-pip-version-check "uv==$uv_version"
 fi
 say "installing $(grep -c '==' tests/requirements.lock) packages (about 6 GB on disk, torch included)"
-install() { "$venv/bin/uv" pip install --python "$venv/bin/python" "$@"; }
+uv() { "$venv/bin/uv" pip install --python "$venv/bin/python" "$@"; }
+cache=$("$venv/bin/uv" cache dir)
+heartbeat() { # how much there is by now, where uv draws no bars
+  while sleep 10; do
+    say "$(du -scm "$venv" "$cache" 2>/dev/null | awk 'END {printf "%.1f GB so far", $1 / 1000}')"
+  done
+}
+install() {
+  if [ -t 2 ]; then
+    uv "$@"
+    return
+  fi
+  heartbeat &
+  beating=$!
+  trap 'kill "$beating" 2>/dev/null || true' EXIT
+  uv --quiet "$@"
+  kill "$beating"
+  wait "$beating" 2>/dev/null || true
+}
 install --require-hashes -r tests/requirements.lock
 install --require-hashes --no-deps -r tests/model.lock
 install --no-deps -e .
