@@ -12,6 +12,8 @@ REGISTRY ?= localhost/slipway
 UV_VERSION := 0.13.9
 # Where the machine trusts a CA of its own, uv has to use the system's store as pip and Go do.
 export UV_SYSTEM_CERTS ?= 1
+# Lines appear as they are written, in a log file too.
+export PYTHONUNBUFFERED ?= 1
 
 .PHONY: help venv lock generate lint format test demo demo-down e2e cluster-up cluster-down images push bench clean
 

@@ -13,13 +13,14 @@ import os
 import re
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from e2e import side_by_side
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
@@ -68,11 +69,16 @@ def run(*command: str, env: dict[str, str] | None = None) -> str:
 
 def cluster(*arguments: str) -> str:
     """Run the cluster tool, letting its progress (standard error) through; return its standard output."""
-    command = [sys.executable, "-m", "e2e.cluster", *arguments]
-    result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
-    if result.returncode:
-        raise DemoFailed(f"`python3 -m e2e.cluster {' '.join(arguments)}` failed; its message stands above.")
-    return result.stdout.strip()
+    [[printed]] = tools([arguments])
+    return printed
+
+
+def tools(*series: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Run series of the cluster tool's commands side by side. Raises DemoFailed where one fails."""
+    try:
+        return side_by_side.run(*series)
+    except side_by_side.CommandFailed as error:
+        raise DemoFailed(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -107,25 +113,9 @@ def deliver(images: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 
 
 def build_and_start() -> tuple[Kubectl, dict[str, dict[str, str]]]:
-    """Start the cluster and build the images side by side; deliver what the cluster lacks."""
-    built: dict[str, str] = {}
-    failures: list[DemoFailed] = []
-
-    def build() -> None:
-        try:
-            built["json"] = cluster("images", "operator", "engine", "-o", "json")
-        except DemoFailed as error:
-            failures.append(error)
-
-    builder = threading.Thread(target=build, name="images")
-    builder.start()
-    try:
-        cluster("up")
-    finally:
-        builder.join()
-    if failures:
-        raise failures[0]
-    images = deliver(json.loads(built["json"]))
+    """Start the cluster; beside it, build the images and bring Helm. Deliver what the cluster lacks."""
+    _, (built, _) = tools([("up",)], [("images", "operator", "engine", "-o", "json"), ("helm",)])
+    images = deliver(json.loads(built))
     return Kubectl(cluster("kubectl"), cluster("kubeconfig")), images
 
 

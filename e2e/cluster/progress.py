@@ -52,6 +52,7 @@ class Progress:
     def __init__(self, stream: TextIO | None = None) -> None:
         self.stream = stream or sys.stderr
         self.live = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self.between = float(os.environ.get("SLIPWAY_PROGRESS_SECONDS") or QUIET_SECONDS)
         self.colour = self.live and "NO_COLOR" not in os.environ
         self.started = time.monotonic()
 
@@ -82,7 +83,7 @@ class Progress:
         self.line("    ", text)
 
     def _keep_drawing(self, step: Step, ended: threading.Event) -> None:
-        while not ended.wait(REDRAW_SECONDS if self.live else QUIET_SECONDS):
+        while not ended.wait(REDRAW_SECONDS if self.live else self.between):
             self.draw(step)
 
     @contextmanager
