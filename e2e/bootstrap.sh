@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Make a virtual environment with everything in tests/requirements.lock, the tests' model and this checkout.
-# Usage: bootstrap.sh VENV UV_VERSION. Says what it does; installs python3-venv where Debian lacks it.
+# Usage: bootstrap.sh VENV UV_VERSION. Says what it does; installs python3-venv and g++ where Debian lacks them.
 set -euo pipefail
 venv=$1 uv_version=$2
 started=$SECONDS
@@ -8,22 +8,30 @@ bold='' plain=''
 if [ -t 2 ] && [ -z "${NO_COLOR:-}" ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
 say() { printf '%s[venv +%3ds]%s %s\n' "$bold" "$((SECONDS - started))" "$plain" "$*" >&2; }
 
+debian() { # install a Debian package where that can be done
+  [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null || return 1
+  say "installing $1"
+  local patient=(-o DPkg::Lock::Timeout=300)
+  apt-get "${patient[@]}" update -qq &&
+    DEBIAN_FRONTEND=noninteractive apt-get "${patient[@]}" install -y -qq --no-install-recommends "$1" </dev/null >/dev/null
+}
+
 python=$(command -v python3.12 || command -v python3.11 || command -v python3 || true)
 if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
   echo "Python 3.11 or newer is needed; on Debian or Ubuntu: apt-get install python3 python3-venv" >&2
   exit 1
 fi
 if [ ! -x "$venv/bin/pip" ]; then
-  if ! "$python" -c 'import ensurepip' 2>/dev/null; then
-    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-      echo "Python's venv module is missing; run: sudo apt-get install python3-venv" >&2
-      exit 1
-    fi
-    say "installing python3-venv"
-    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null
+  if ! "$python" -c 'import ensurepip' 2>/dev/null && ! debian python3-venv; then
+    echo "Python's venv module is missing; run: sudo apt-get install python3-venv" >&2
+    exit 1
   fi
   say "creating $venv with $("$python" --version)"
   "$python" -m venv "$venv"
+fi
+if ! command -v "${CXX:-g++}" clang++ c++ >/dev/null && ! debian g++; then
+  say "there is no C++ compiler: the engine computes with torch, slower, and the tests of its own kernels are" \
+    "skipped; to have both, run: sudo apt-get install g++"
 fi
 if ! "$venv/bin/uv" --version 2>/dev/null | grep -q " $uv_version\b"; then
   say "installing uv $uv_version"
