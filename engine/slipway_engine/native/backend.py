@@ -36,7 +36,7 @@ _VNNI = ("avx512", "avxvnni")
 _LOAD_COPIES = 2
 """A weight beside its packed form: as it was read, and put in order."""
 
-_MAX_HEAD_DIM, _MAX_GROUP = 512, 64
+_MAX_HEAD_DIM, _MAX_GROUP = 512, 96
 
 _FEATURES = {
     DecoderConfig: {

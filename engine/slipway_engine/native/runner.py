@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import weakref
 from collections.abc import Sequence
+from contextlib import suppress
 from math import sqrt
 
 import numpy as np
@@ -45,16 +47,32 @@ def padded_head_dim(config: DecoderConfig) -> int:
 
 
 class Cache:
-    """Keys and values: [layers, blocks, heads, padded head_dim * 16] each; block 0 pads, as everywhere."""
+    """Keys and values: [blocks, layers, keys and values, heads, padded head_dim * 16]; block 0 pads.
+
+    A block is one piece of memory, and pages are huge where the system has them: blocks of a long context lie
+    anywhere, and finding small pages takes longer than reading them.
+    """
 
     def __init__(self, config: DecoderConfig, num_blocks: int, half: bool) -> None:
-        itemsize = 2 if half else 4
         self.num_blocks = num_blocks + 1
-        self.head_bytes = padded_head_dim(config) * BLOCK * itemsize
-        self.block_bytes = config.num_kv_heads * self.head_bytes
-        self.layer_bytes = self.num_blocks * self.block_bytes
-        # Zeros cost memory only once they are written.
-        self.keys, self.values = (np.zeros(config.num_layers * self.layer_bytes, np.uint8) for _ in range(2))
+        self.head_bytes = padded_head_dim(config) * BLOCK * (2 if half else 4)
+        self.layer_bytes = 2 * config.num_kv_heads * self.head_bytes
+        self.block_bytes = config.num_layers * self.layer_bytes
+        memory = mmap.mmap(-1, self.num_blocks * self.block_bytes)  # zeros, which cost memory once written
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without huge pages
+                memory.madvise(mmap.MADV_HUGEPAGE)
+        self.data = np.frombuffer(memory, dtype=np.uint8)
+
+    @property
+    def keys(self) -> int:
+        """Address of the first block's keys."""
+        return int(self.data.ctypes.data)
+
+    @property
+    def values(self) -> int:
+        """Address of the first block's values."""
+        return self.keys + self.layer_bytes // 2
 
 
 class NativeModel:
@@ -107,8 +125,8 @@ class NativeModel:
             blocks=blocks.ctypes.data,
             output_rows=outputs.ctypes.data,
             logits=logits.ctypes.data,
-            keys=cache.keys.ctypes.data,
-            values=cache.values.ctypes.data,
+            keys=cache.keys,
+            values=cache.values,
             num_blocks=cache.num_blocks,
             layer_bytes=cache.layer_bytes,
             block_bytes=cache.block_bytes,

@@ -122,7 +122,7 @@ def test_absent_library_is_named_with_the_way_to_get_it(
 
 def test_head_groups_beyond_the_kernels_fall_back(smollm2: Path) -> None:
     checkpoint = open_checkpoint(smollm2)
-    checkpoint.config = replace(checkpoint.config, num_heads=80, num_kv_heads=1)  # type: ignore[misc]
+    checkpoint.config = replace(checkpoint.config, num_heads=97, num_kv_heads=1)  # type: ignore[misc]
     assert backend.choose(config(smollm2), checkpoint, CPU, 1) is None
 
 

@@ -84,7 +84,7 @@ slipway_matrix* pack_sources(Pool& pool, const slipway_source* sources, int coun
 void check_config(const slipway_config& c) {
   require(c.hidden > 0 && c.intermediate > 0 && c.vocab > 0 && c.layers > 0, "The model has no size.");
   require(c.heads > 0 && c.kv_heads > 0 && c.heads % c.kv_heads == 0, "Key heads must divide query heads.");
-  require(c.heads / c.kv_heads <= kMaxAttendRows, "At most 64 query heads may share a key head.");
+  require(c.heads / c.kv_heads <= kMaxAttendRows, "At most 96 query heads may share a key head.");
   require(c.input_bytes == 1 || c.input_bytes == 2 || c.input_bytes == 4, "Inputs have 1, 2 or 4 bytes.");
   require(c.head_dim > 0 && c.head_dim <= kMaxHeadDim && c.head_dim % 2 == 0, "The head size must be even and at most 512.");
 }

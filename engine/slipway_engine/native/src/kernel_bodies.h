@@ -478,11 +478,15 @@ void empty(float* state) {
 void soften(const Attend& a, float* scores, int low, int high, int width, float* state) {
   empty(state);
   alignas(64) static const float kCount[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  F first = set1((float)low), end = set1((float)high), none = set1(-__builtin_inff()), most = none;
+  const F first = set1((float)low), end = set1((float)high), none = set1(-__builtin_inff());
+  F most = none;
   for (int i = 0; i < width; i += kLanes) {
-    F key = add(load(kCount), set1((float)i)), score = load(scores + i);
+    F score = load(scores + i);
     if (a.softcap > 0) score = mul(tanh_of(mul(score, set1(1.0f / a.softcap))), set1(a.softcap));
-    score = where_less(key, end, where_less(key, first, none, score), none);
+    if (i < low || i + kLanes > high) {
+      const F key = add(load(kCount), set1((float)i));
+      score = where_less(key, end, where_less(key, first, none, score), none);
+    }
     store(scores + i, score);
     most = max(most, score);
   }

@@ -24,7 +24,7 @@ constexpr int kSlab = 128;       // k that is unpacked at a time
 constexpr int kRowBlock = 256;   // rows of a linear's input that one task computes
 constexpr int kDirectRowsMax = 4, kDirectPanelsMax = 2;  // few rows: so many panels make a task
 constexpr int kMaxHeadDim = 512;
-constexpr int kMaxAttendRows = 64;
+constexpr int kMaxAttendRows = 96;
 
 enum Format : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kQ8_0 = 3, kQ4_0 = 4, kQ4_1 = 5, kFormats = 6 };
 

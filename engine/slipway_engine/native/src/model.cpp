@@ -8,7 +8,6 @@
 namespace slipway {
 namespace {
 
-constexpr int kTileRows = 48;           // of queries in an attention task
 constexpr int64_t kSpareTasks = 8;      // attention tasks for each thread, below which a long context is split
 
 int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
@@ -124,7 +123,7 @@ void Model::prepare(const slipway_step& step) {
 void Model::plan_attention(const slipway_step& step) {
   tasks_.clear();
   merges_.clear();
-  const int tile = std::max(1, kTileRows / (config_.heads / config_.kv_heads));
+  const int tile = kMaxAttendRows / (config_.heads / config_.kv_heads);
   int64_t tiles = 0, partials = 0;
   for (int s = 0; s < step.sequences; s++) tiles += (step.starts[s + 1] - step.starts[s] + tile - 1) / tile;
   const bool few = tiles * config_.kv_heads < kSpareTasks * pool_.size() && pool_.size() > 1;
