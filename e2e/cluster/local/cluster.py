@@ -221,6 +221,8 @@ class LocalCluster:
             if purge:
                 with self.progress.step(f"Delete {self.paths.containerd}"):
                     mounts.delete(self.paths.containerd)
+        root = self.paths.root
+        self.progress.tell(f"Nothing runs any more. What was built stays in {root} for the next time.")
 
     def _down(self) -> None:
         """Asks for no order in what is there: each part may be missing after a crash."""
