@@ -24,7 +24,7 @@ help: ## List the targets
 
 venv: $(VENV)/.done ## Make .venv with everything, the tests' model included
 
-$(VENV)/.done: tests/requirements.lock tests/model.lock pyproject.toml
+$(VENV)/.done: tests/requirements.lock tests/model.lock pyproject.toml $(wildcard engine/slipway_engine/native/src/*)
 	@bash e2e/bootstrap.sh "$(VENV)" "$(UV_VERSION)"
 	touch $@
 

