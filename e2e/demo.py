@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -146,6 +147,12 @@ def apply_example(kubectl: Kubectl) -> None:
     kubectl("-n", NAMESPACE, "apply", "-f", str(EXAMPLE))
 
 
+def colour_of(condition: dict[str, str]) -> str:
+    """Green where the condition is as one wants it, yellow where it is not yet."""
+    wanted = "False" if condition["type"] in ("Reconciling", "Stalled") else "True"
+    return "32" if condition["status"] == wanted else "33"
+
+
 def wait_until_ready(kubectl: Kubectl, screen: Screen) -> None:
     """Show the conditions as they change, until Ready is True. Raises DemoFailed at the deadline."""
     deadline = time.monotonic() + READY_TIMEOUT_SECONDS
@@ -157,10 +164,8 @@ def wait_until_ready(kubectl: Kubectl, screen: Screen) -> None:
             value = (condition["status"], condition["message"])
             if seen.get(condition["type"]) != value:
                 seen[condition["type"]] = value
-                mark = screen.paint("32" if condition["status"] == "True" else "33", condition["status"])
-                screen.line(
-                    f"{condition['type']:<12} {mark:<5} {condition['reason']}: {condition['message']}"
-                )
+                mark = screen.paint(colour_of(condition), f"{condition['status']:<7}")
+                screen.line(f"{condition['type']:<12} {mark} {condition['reason']}: {condition['message']}")
         current = status.get("observedGeneration") == found["metadata"]["generation"]
         if current and seen.get("Ready", ("", ""))[0] == "True":
             return
@@ -214,7 +219,8 @@ def ask(url: str, screen: Screen) -> None:
             if text and not first:
                 first = time.monotonic()
             answer += text
-            print(screen.paint("32", text.replace("\n", "\n  ")), end="", flush=True)
+            if text:
+                print(screen.paint("32", text.replace("\n", "\n  ")), end="", flush=True)
     print()
     if not answer.strip() or not usage:
         raise DemoFailed(
@@ -235,15 +241,18 @@ def ask(url: str, screen: Screen) -> None:
 def closing_words(kubectl: Kubectl, screen: Screen) -> None:
     """Say what runs now, how to use it, and how to take it down."""
     curl_body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": "Hello!"}]})
+    program = Path(kubectl.program)
+    on_path = shutil.which("kubectl") == str(program)
+    path = "" if on_path else f' PATH="{program.parent}:$PATH"'
     print(kubectl("-n", NAMESPACE, "get", "llmdep,pods"))
     print(f"""{screen.paint("1", "Talk to it")}
-  export KUBECONFIG={kubectl.kubeconfig}
-  {kubectl.program} -n {NAMESPACE} port-forward service/{NAME} 8000:80 &
-  curl -s http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{curl_body}'
+  export KUBECONFIG={kubectl.kubeconfig}{path}
+  kubectl -n {NAMESPACE} port-forward service/{NAME} 8000:80 &
+  curl -s --retry 9 --retry-connrefused http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{curl_body}'
   # or any OpenAI client, with base_url http://127.0.0.1:8000/v1 and any api_key
 {screen.paint("1", "Change it")}
-  {kubectl.program} -n {NAMESPACE} scale llmdep/{NAME} --replicas 2
-  {kubectl.program} -n {NAMESPACE} describe llmdep/{NAME}
+  kubectl -n {NAMESPACE} scale llmdep/{NAME} --replicas 2
+  kubectl -n {NAMESPACE} describe llmdep/{NAME}
 {screen.paint("1", "Take it down")}
   make demo-down
 """)
