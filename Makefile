@@ -51,7 +51,7 @@ lint: venv ## Style, types, layers, generated files
 
 test: venv ## Run the tests that need no cluster (minutes)
 	@started=$$SECONDS
-	$(PY) -m pytest tests
+	$(PY) -m pytest tests || { echo "make test: not every test passed; the summary above names those that did not."; exit 1; }
 	echo "make test: all tests passed in $$((SECONDS - started)) s."
 
 demo: ## A real cluster, the operator, a model, an answer
@@ -62,7 +62,7 @@ demo-down: ## Take down what `make demo` started
 
 e2e: venv ## Run the tests against a real cluster
 	@started=$$SECONDS
-	$(PY) -m pytest e2e
+	$(PY) -m pytest e2e || { echo "make e2e: not every test passed; the summary above names those that did not."; exit 1; }
 	echo "make e2e: all tests passed in $$((SECONDS - started)) s; \`make cluster-down\` takes the cluster down."
 
 cluster-up: ## Start the local cluster (or use SLIPWAY_E2E_CONTEXT)

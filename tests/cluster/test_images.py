@@ -29,6 +29,13 @@ def archive(tmp_path: Path) -> Path:
     return target
 
 
+def unpack(archive: Path, folder: Path) -> None:
+    """Python 3.11.2 of Debian 12 knows no extraction filter, and later ones warn without."""
+    for name, content in members(archive).items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
 def members(file: Path) -> dict[str, bytes]:
     with tarfile.open(file) as opened:
         return {entry.name: opened.extractfile(entry).read() for entry in opened if entry.isfile()}  # type: ignore[union-attr]
@@ -97,8 +104,7 @@ class TestSources:
             assert len(source.blobs()) == 3
 
     def test_a_layout_is_the_same_image(self, archive: Path, tmp_path: Path) -> None:
-        with tarfile.open(archive) as opened:
-            opened.extractall(tmp_path / "layout", filter="data")
+        unpack(archive, tmp_path / "layout")
         layout = archives.Layout(tmp_path / "layout")
         with archives.open_archive(archive) as source:
             assert (layout.name, layout.digest, layout.blobs()) == (
@@ -121,8 +127,7 @@ class TestSources:
         }
 
     def test_a_blob_that_is_missing_is_named(self, archive: Path, tmp_path: Path) -> None:
-        with tarfile.open(archive) as opened:
-            opened.extractall(tmp_path / "layout", filter="data")
+        unpack(archive, tmp_path / "layout")
         layout = archives.Layout(tmp_path / "layout")
         lost = layout.blobs()[2].digest
         (tmp_path / "layout" / "blobs" / lost.replace(":", "/")).unlink()
