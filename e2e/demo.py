@@ -240,6 +240,7 @@ def ask(url: str, screen: Screen) -> None:
 
 def closing_words(kubectl: Kubectl, screen: Screen) -> None:
     """Say what runs now, how to use it, and how to take it down."""
+    curl = "curl -s --retry 9 --retry-connrefused http://127.0.0.1:8000/v1/chat/completions"
     curl_body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": "Hello!"}]})
     program = Path(kubectl.program)
     on_path = shutil.which("kubectl") == str(program)
@@ -248,7 +249,7 @@ def closing_words(kubectl: Kubectl, screen: Screen) -> None:
     print(f"""{screen.paint("1", "Talk to it")}
   export KUBECONFIG={kubectl.kubeconfig}{path}
   kubectl -n {NAMESPACE} port-forward service/{NAME} 8000:80 &
-  curl -s --retry 9 --retry-connrefused http://127.0.0.1:8000/v1/chat/completions -H 'Content-Type: application/json' -d '{curl_body}'
+  {curl} -H 'Content-Type: application/json' -d '{curl_body}'
   # or any OpenAI client, with base_url http://127.0.0.1:8000/v1 and any api_key
 {screen.paint("1", "Change it")}
   kubectl -n {NAMESPACE} scale llmdep/{NAME} --replicas 2
