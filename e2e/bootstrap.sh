@@ -13,7 +13,7 @@ debian() { # install a Debian package where that can be done
   say "installing $1"
   local patient=(-o DPkg::Lock::Timeout=300)
   apt-get "${patient[@]}" update -qq &&
-    DEBIAN_FRONTEND=noninteractive apt-get "${patient[@]}" install -y -qq --no-install-recommends "$1" </dev/null >/dev/null
+    DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get "${patient[@]}" install -y -qq --no-install-recommends "$1" </dev/null >/dev/null
 }
 
 python=$(command -v python3.12 || command -v python3.11 || command -v python3 || true)
