@@ -49,7 +49,13 @@ class Board:
         if not self.running:
             return ""
         room = (shutil.get_terminal_size().columns - 6) // len(self.running) - 3
-        return UNDER_WAY + " | ".join(text[: max(room, 10)] for text in self.running.values())
+        return UNDER_WAY + " | ".join(shortened(text, max(room, 10)) for text in self.running.values())
+
+
+def shortened(text: str, room: int) -> str:
+    """The text without its middle: the start says what is done, the end how far it is."""
+    end = room * 2 // 3
+    return text if len(text) <= room else f"{text[: room - end - 1]}…{text[-end:]}"
 
 
 def _shown(command: Sequence[str], who: int, board: Board | None) -> subprocess.CompletedProcess[str]:

@@ -215,5 +215,5 @@ def main(words: Sequence[str]) -> int:
         print("\n".join(image.ref for image in built.values()))
     if given.push:
         progress.tell(f"helm install slipway charts/slipway {' '.join(helm_settings(built))}")
-    progress.tell(f"{len(built)} images after {duration(progress.elapsed)}.")
+    progress.tell(f"The images {', '.join(built)} are there after {duration(progress.elapsed)}.")
     return 0

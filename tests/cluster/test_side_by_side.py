@@ -5,7 +5,7 @@ import os
 
 import pytest
 from e2e import side_by_side
-from e2e.side_by_side import Board, CommandFailed
+from e2e.side_by_side import Board, CommandFailed, shortened
 
 
 def last_screen(text: str) -> list[str]:
@@ -33,6 +33,11 @@ def test_the_last_line_fits_the_terminal(columns: str, monkeypatch: pytest.Monke
     for who in range(2):
         board.hear(who, f"  .. {'x' * 100}")
     assert len(board.last_line()) < int(columns)
+
+
+def test_what_is_cut_is_the_middle() -> None:
+    assert shortened("Build Kubernetes, etcd: 3 of 9 packages 12 s", 30) == "Build Kub…3 of 9 packages 12 s"
+    assert shortened("Build it 12 s", 30) == "Build it 12 s"
 
 
 def test_each_series_returns_what_its_commands_printed() -> None:
