@@ -77,8 +77,8 @@ images: ## Build the images; REGISTRY= names them
 push: ## Build the images and push them to REGISTRY=
 	@$(CLUSTER) images --registry "$(REGISTRY)" --push
 
-bench: venv ## Measure the engine on this machine
-	@$(PY) -m slipway_engine bench --help
+bench: venv ## Measure the engine on this machine, beside transformers and the machine's floors
+	@$(PY) benchmarks/engine/run.py
 
 clean: ## Remove the virtual environment and tool caches of this checkout
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
