@@ -208,7 +208,7 @@ double best_rate(Pool& pool, Work work) {
   double best = 0;
   for (int turn = 0; turn < 3; turn++) {
     std::vector<double> done(pool.size());
-    auto body = [&](int thread) { done[thread] = work(thread); };
+    auto body = [&](int thread) { pool.share(thread, pool.size(), [&](int64_t i) { done[i] = work(i); }); };
     const auto began = std::chrono::steady_clock::now();
     pool.run(body);
     const std::chrono::duration<double> took = std::chrono::steady_clock::now() - began;
@@ -224,14 +224,14 @@ double best_rate(Pool& pool, Work work) {
 double slipway_measure_flops(slipway_pool* pool, const char* isa) {
   return guarded(0.0, [&] {
     const Kernels& kernels = kernels_for(isa);
-    return best_rate(*pool, [&](int) { float sink; return kernels.spin_floats(20'000'000, &sink); });
+    return best_rate(*pool, [&](int64_t) { float sink; return kernels.spin_floats(20'000'000, &sink); });
   });
 }
 
 double slipway_measure_integers(slipway_pool* pool, const char* isa) {
   return guarded(0.0, [&] {
     const Kernels& kernels = kernels_for(isa);
-    return best_rate(*pool, [&](int) { float sink; return kernels.spin_integers(20'000'000, &sink); });
+    return best_rate(*pool, [&](int64_t) { float sink; return kernels.spin_integers(20'000'000, &sink); });
   });
 }
 
@@ -239,7 +239,7 @@ double slipway_measure_reads(slipway_pool* pool, const char* isa, const uint8_t*
   return guarded(0.0, [&] {
     const Kernels& kernels = kernels_for(isa);
     const int64_t share = bytes / pool->size() / 256 * 256;
-    return best_rate(*pool, [&](int thread) {
+    return best_rate(*pool, [&](int64_t thread) {
       float sink;
       double done = 0;
       for (int turn = 0; turn < 10; turn++) done += kernels.read(data + thread * share, share, &sink);
