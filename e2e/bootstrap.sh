@@ -16,9 +16,15 @@ debian() { # install a Debian package where that can be done
     DEBIAN_FRONTEND=noninteractive DEBCONF_NOWARNINGS=yes apt-get "${patient[@]}" install -y -qq --no-install-recommends "$1" </dev/null >/dev/null
 }
 
-python=$(command -v python3.12 || command -v python3.11 || command -v python3 || true)
-if [ -z "$python" ] || ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-  echo "Python 3.11 or newer is needed; on Debian or Ubuntu: apt-get install python3 python3-venv" >&2
+python=
+for candidate in python3 python3.12 python3.11 python3.13; do # a name on PATH may be a version manager's empty shim
+  if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then
+    python=$candidate
+    break
+  fi
+done
+if [ -z "$python" ]; then
+  echo "Python 3.11, 3.12 or 3.13 is needed; on Debian or Ubuntu: apt-get install python3 python3-venv" >&2
   exit 1
 fi
 if [ ! -x "$venv/bin/pip" ]; then
