@@ -3,13 +3,73 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from math import sqrt
+from typing import Literal, Protocol, TypeAlias
 
 import torch
 
 RopeKind: TypeAlias = Literal["default", "linear", "llama3", "yarn", "longrope", "factors"]
 Activation: TypeAlias = Literal["silu", "gelu_tanh"]
 Norms: TypeAlias = Literal["pre", "post", "both"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayer:
+    """One layer's attention: how many heads, how wide, what its cache keeps of a token.
+
+    Query head h reads key head h // (heads // kv_heads). A `window` of None sees everything before, a
+    `softcap` of 0 is none.
+    """
+
+    heads: int
+    kv_heads: int
+    key_dim: int
+    value_dim: int
+    scale: float
+    window: int | None = None
+    softcap: float = 0.0
+
+    @property
+    def key_size(self) -> int:
+        """Elements of a token's keys, which come first in a row of the cache."""
+        return self.kv_heads * self.key_dim
+
+    @property
+    def elements(self) -> int:
+        """Elements that a token keeps in this layer's cache."""
+        return self.kv_heads * (self.key_dim + self.value_dim)
+
+
+class ModelConfig(Protocol):
+    """What serving must know of a model, whoever computes it."""
+
+    @property
+    def architecture(self) -> str:
+        """Its name in Hugging Face's layout."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of its embedding."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of its hidden states."""
+
+    @property
+    def max_position(self) -> int:
+        """The longest sequence that it was made for."""
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """The tokens that end a sequence."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its checkpoint."""
+
+    @property
+    def attention_layers(self) -> tuple[AttentionLayer, ...]:
+        """Each layer's attention."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +162,15 @@ class DecoderConfig:
     def layer_windows(self) -> tuple[int | None, ...]:
         """Each layer's window."""
         return self.windows or (None,) * self.num_layers
+
+    @property
+    def attention_layers(self) -> tuple[AttentionLayer, ...]:
+        """Each layer's attention."""
+        scale = self.attention_scale or 1 / sqrt(self.head_dim)
+        heads, kv_heads, dim, cap = self.num_heads, self.num_kv_heads, self.head_dim, self.attention_softcap
+        return tuple(
+            AttentionLayer(heads, kv_heads, dim, dim, scale, window, cap) for window in self.layer_windows
+        )
 
     @property
     def query_size(self) -> int:
