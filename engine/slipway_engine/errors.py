@@ -69,15 +69,23 @@ class RequestError(EngineError):
     """One request cannot be served as it was sent.
 
     `param` is the request's field at fault (or None), `code` a stable snake_case word for programs,
-    `status` the HTTP status that says it.
+    `status` the HTTP status that says it, `retry_after` the seconds after which another try may succeed
+    (None: unknown, or never).
     """
 
     reason = "InvalidRequest"
 
     def __init__(
-        self, message: str, *, param: str | None = None, code: str = "invalid_value", status: int = 400
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str = "invalid_value",
+        status: int = 400,
+        retry_after: float | None = None,
     ) -> None:
         super().__init__(message)
         self.param = param
         self.code = code
         self.status = status
+        self.retry_after = retry_after

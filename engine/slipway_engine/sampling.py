@@ -9,16 +9,24 @@ from slipway_engine.errors import RequestError
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
 MAX_TOKENS = 2**31 - 1
+MAX_SEQUENCES = 128
+MAX_BEAMS = 16
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """Sampling of one sequence; the names and ranges are those of the OpenAI API and of vLLM's extensions.
+    """Sampling of one request; the names and ranges are those of the OpenAI API and of vLLM's extensions.
 
     `temperature` 0 is greedy. `top_k` 0 (or -1) switches top-k off. `logprobs` is the number of alternatives
     returned for each generated token beside the chosen one (None: no log-probabilities at all).
     `stop_token_ids` end a sequence; `eos` does too unless `ignore_eos`. Stop strings are matched on text,
     outside the core.
+
+    `n` sequences are returned. With `best_of` so many are generated, and the `n` of the highest cumulative
+    log-probability are returned. `beam_width` searches with so many beams instead of sampling (temperature 0,
+    no logprobs); a beam's score is its cumulative log-probability / its output's length ** `length_penalty`,
+    and `early_stopping` ends the search once `beam_width` beams have ended. `max_tokens` 0 only scores the
+    prompt, or pools it.
     """
 
     max_tokens: int = 16
@@ -35,10 +43,15 @@ class SamplingParams:
     ignore_eos: bool = False
     stop_token_ids: tuple[int, ...] = ()
     logit_bias: dict[int, float] = field(default_factory=dict)
+    n: int = 1
+    best_of: int | None = None
+    beam_width: int | None = None
+    length_penalty: float = 1.0
+    early_stopping: bool = False
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, naming the field and the range."""
-        _within("max_tokens", self.max_tokens, 1, MAX_TOKENS)
+        _within("max_tokens", self.max_tokens, 0, MAX_TOKENS)
         _within("min_tokens", self.min_tokens, 0, self.max_tokens)
         _within("temperature", self.temperature, 0, 100)
         _within("top_p", self.top_p, 0, 1, low_open=True)
@@ -53,11 +66,38 @@ class SamplingParams:
             _within("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         for bias in self.logit_bias.values():
             _within("logit_bias", bias, -100, 100)
+        _within("n", self.n, 1, MAX_SEQUENCES)
+        _within("length_penalty", self.length_penalty, -10, 10)
+        if self.best_of is not None:
+            _within("best_of", self.best_of, self.n, MAX_SEQUENCES)
+        if self.beam_width is not None:
+            self._check_beams(self.beam_width)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that are generated side by side at most."""
+        return self.beam_width or self.best_of or self.n
+
+    @property
+    def ranked(self) -> bool:
+        """True where nothing can be sent before all sequences have ended and are compared."""
+        return self.beam_width is not None or self.sequences > self.n
 
     @property
     def greedy(self) -> bool:
         """True where the most likely token is always taken."""
         return self.temperature == 0
+
+    def _check_beams(self, width: int) -> None:
+        _within("beam_width", width, 2, MAX_BEAMS)
+        _within("n", self.n, 1, width)
+        for name, wrong, way in (
+            ("temperature", not self.greedy, "send temperature 0"),
+            ("best_of", self.best_of is not None, "leave it out"),
+            ("logprobs", self.logprobs is not None, "leave it out"),
+        ):
+            if wrong:
+                raise RequestError(f"{name} does not go with beam_width; {way}.", param=name)
 
 
 def _within(name: str, value: float, low: float, high: float, *, low_open: bool = False) -> None:

@@ -37,6 +37,13 @@ def check_request(request: NewRequest, known: Container[str], ready: Ready) -> N
         )
     if request.prompt_logprobs is not None:
         raise RequestError("prompt_logprobs is not supported; leave it out.", param="prompt_logprobs")
+    for name, asked in (
+        ("n", request.sampling.sequences > 1),
+        ("pooling", request.pooling is not None),
+        ("deadline", request.deadline is not None),
+    ):
+        if asked:
+            raise RequestError(f"{name} is not supported yet; leave it out.", param=name)
     _check_prompt(request, ready)
     _check_ids("stop_token_ids", request.sampling.stop_token_ids, ready.vocab_size)
     _check_ids("logit_bias", tuple(request.sampling.logit_bias), ready.vocab_size)

@@ -109,6 +109,11 @@ class EngineCore:
                 self._scheduler.remove(request)
                 self._aborted.append(RequestOutput(request_id, finish_reason="abort"))
 
+    def stop_choices(self, choices: Sequence[tuple[str, int]]) -> None:
+        """Stop single choices of requests, without an output; unknown ones are ignored."""
+        for request_id, _ in choices:
+            self.abort([request_id])
+
     def has_work(self) -> bool:
         """Say whether `step` has anything to do or to report."""
         return bool(self._requests or self._aborted)

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from slipway_engine.config import EngineConfig
-from slipway_engine.sampling import SamplingParams
+from slipway_engine.errors import RequestError
+from slipway_engine.sampling import MAX_LOGPROBS, SamplingParams
 
 FinishReason: TypeAlias = Literal["stop", "length", "abort", "error"]
+Pooling: TypeAlias = Literal["last", "mean", "cls"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +30,12 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class NewRequest:
-    """One sequence to generate. `arrival` is `time.monotonic()` at the HTTP side, in seconds.
+    """One prompt and what to make of it. `arrival` is `time.monotonic()` at the HTTP side, in seconds.
 
     `priority`: smaller runs first (FCFS within one value). `cache_salt` separates the prefix caches of
-    tenants. `prompt_logprobs` asks for the log-probability of each prompt token (and that many alternatives).
+    tenants. `prompt_logprobs` asks for the log-probability of each prompt token after the first, and that
+    many alternatives. When the clock passes `deadline` the request ends with the code "deadline_exceeded".
+    With `pooling` nothing is generated: the answer is the prompt's embedding.
     """
 
     request_id: str
@@ -41,13 +45,45 @@ class NewRequest:
     priority: int = 0
     cache_salt: str = ""
     prompt_logprobs: int | None = None
+    deadline: float | None = None
+    pooling: Pooling | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together, naming the field."""
+        if self.prompt_logprobs is not None:
+            self._check_scores(self.prompt_logprobs)
+        elif self.pooling is None and self.sampling.max_tokens == 0:
+            raise RequestError(
+                "max_tokens is 0; it must be at least 1, except where prompt_logprobs is asked for.",
+                param="max_tokens",
+            )
+
+    @property
+    def generates(self) -> bool:
+        """True where output tokens are wanted."""
+        return self.pooling is None and self.sampling.max_tokens > 0
+
+    def _check_scores(self, alternatives: int) -> None:
+        if not 0 <= alternatives <= MAX_LOGPROBS:
+            raise RequestError(
+                f"prompt_logprobs is {alternatives}; it must be at least 0 and at most {MAX_LOGPROBS}.",
+                param="prompt_logprobs",
+            )
+        if self.pooling is not None:
+            raise RequestError(
+                "prompt_logprobs does not go with an embedding; leave it out.", param="prompt_logprobs"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Stop these requests at once and free what they hold; unknown ids are ignored."""
+    """Stop these requests at once and free what they hold; unknown ids are ignored.
+
+    `choices` names (request, index): that choice alone stops, without an output; the request's others go on.
+    """
 
     request_ids: tuple[str, ...]
+    choices: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +102,16 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True)
 class RequestOutput:
-    """What one step brought for one request.
+    """What one step brought for choice `index` of one request.
 
-    `stop_reason` is the stop token's id where one of `stop_token_ids` ended it. `cached_tokens`,
-    `queue_seconds` and `prefill_seconds` are set with the first token. `error` is a sentence, set with
-    `finish_reason` "error"; `error_param`, `error_code` and `error_status` are the `RequestError`'s.
+    A request is over when each of its `n` choices has a `finish_reason`; "abort" and "error" end all of them
+    at once, whatever the index. `stop_reason` is the stop token's id where one of `stop_token_ids` ended it.
+    `cached_tokens`, `queue_seconds` and `prefill_seconds` are set with the first token of choice 0.
+    `prompt_logprobs` come in pieces, with index 0, before its first token: the first entry of the first piece
+    is the prompt's second token. With `best_of` > `n` or beams each choice is one output, best first.
+    An embedding request has one output, with `embedding` and the reason "stop". `error` is a sentence, set
+    with `finish_reason` "error"; `error_param`, `error_code`, `error_status` and `retry_after` are the
+    `RequestError`'s.
     """
 
     request_id: str
@@ -86,6 +127,9 @@ class RequestOutput:
     error_param: str | None = None
     error_code: str = "internal_error"
     error_status: int = 500
+    index: int = 0
+    embedding: tuple[float, ...] | None = None
+    retry_after: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

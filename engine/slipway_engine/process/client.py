@@ -75,8 +75,9 @@ class CoreCommand:
 class CoreClient:
     """One core process, seen from the event loop.
 
-    `submit` takes a sink that is called, on the event loop, with each output of the request until one with a
-    `finish_reason`. When the core dies every outstanding sink gets an output with `finish_reason` "error".
+    `submit` takes a sink that is called, on the event loop, with each output of the request until each of its
+    choices has a `finish_reason`, or one is "abort" or "error". When the core dies every outstanding sink
+    gets an output with `finish_reason` "error".
     """
 
     def __init__(self, *, least_step_seconds: float = LEAST_ALLOWED_SECONDS) -> None:
@@ -86,7 +87,7 @@ class CoreClient:
         self._ready: Ready | None = None
         self._settled = asyncio.Event()
         self._ended = asyncio.Event()
-        self._sinks: dict[str, Sink] = {}
+        self._sinks: dict[str, _Outstanding] = {}
         self._watch = StepWatch(least_step_seconds)
         self._transport: asyncio.WriteTransport | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -133,7 +134,7 @@ class CoreClient:
         """Send a request. Raises CoreFailed where there is no core to run it."""
         if self.state is not CoreState.READY:
             raise CoreFailed(self.failure or Failed("NotReady", "The engine core is not ready."))
-        self._sinks[request.request_id] = sink
+        self._sinks[request.request_id] = _Outstanding(sink, set(range(request.sampling.n)))
         self._watch.work_began(time.monotonic())
         self._send(request)
 
@@ -143,6 +144,18 @@ class CoreClient:
         if running and self.state is CoreState.READY:
             self._watch.work_began(time.monotonic())  # its answer is the gauges without these requests
             self._send(Abort(running))
+
+    def stop_choice(self, request_id: str, index: int) -> None:
+        """Stop one choice of a request, which is then over without another output; the others go on."""
+        outstanding = self._sinks.get(request_id)
+        if outstanding is None or index not in outstanding.open:
+            return
+        if outstanding.open == {index}:
+            self.abort((request_id,))
+            return
+        outstanding.open.discard(index)
+        if self.state is CoreState.READY:
+            self._send(Abort((), ((request_id, index),)))
 
     def health(self) -> Health:
         """Return whether the core lives and its steps end in time."""
@@ -192,10 +205,12 @@ class CoreClient:
     def _stepped(self, output: StepOutput) -> None:
         self.stats = output.stats
         for each in output.outputs:
-            last = each.finish_reason is not None
-            sink = self._sinks.pop(each.request_id, None) if last else self._sinks.get(each.request_id)
-            if sink is not None:
-                sink(each)
+            outstanding = self._sinks.get(each.request_id)
+            if outstanding is None or (each.index not in outstanding.open and each.error is None):
+                continue
+            if outstanding.ends_with(each):
+                del self._sinks[each.request_id]
+            outstanding.sink(each)
         self._watch.step_ended(time.monotonic(), more_work=bool(self._sinks))
 
     def _fail(self, failure: Failed) -> None:
@@ -204,8 +219,8 @@ class CoreClient:
             self.state = CoreState.FAILED
         self._settled.set()
         sinks, self._sinks = self._sinks, {}
-        for request_id, sink in sinks.items():
-            sink(RequestOutput(request_id, finish_reason="error", error=failure.message))
+        for request_id, outstanding in sinks.items():
+            outstanding.sink(RequestOutput(request_id, finish_reason="error", error=failure.message))
 
     def _lost(self) -> None:
         """The socket is closed: learn how the process ended and say so to everybody."""
@@ -218,6 +233,20 @@ class CoreClient:
             log.error("The engine core has ended.", extra={"exit_status": status})
         self._fail(Failed("Internal", f"The engine core ended unexpectedly ({_how_it_ended(status)})."))
         self._ended.set()
+
+
+@dataclass(frozen=True, slots=True)
+class _Outstanding:
+    """A request that runs: who hears of it, and which of its choices are not over."""
+
+    sink: Sink
+    open: set[int]
+
+    def ends_with(self, output: RequestOutput) -> bool:
+        """Take note of an output; say whether it is the request's last."""
+        if output.finish_reason is not None:
+            self.open.discard(output.index)
+        return not self.open or output.finish_reason in ("abort", "error")
 
 
 class CoreFailed(Exception):

@@ -30,6 +30,9 @@ class Core(Protocol):
     def abort(self, request_ids: Sequence[str]) -> None:
         """Stop these requests and free what they hold; unknown ids are ignored."""
 
+    def stop_choices(self, choices: Sequence[tuple[str, int]]) -> None:
+        """Stop single choices of requests, without an output; unknown ones are ignored."""
+
     def has_work(self) -> bool:
         """Return whether a step would do anything."""
 
@@ -77,8 +80,9 @@ def _take_in(core: Core, messages: Sequence[Message]) -> list[RequestOutput]:
                     core.add_request(message)
                 except RequestError as error:
                     refused.append(_refusal(message.request_id, error))
-            case Abort(request_ids):
+            case Abort(request_ids, choices):
                 core.abort(request_ids)
+                core.stop_choices(choices)
             case _:
                 raise TypeError(f"{type(message).__name__} is no message for a running core.")
     return refused
@@ -92,4 +96,5 @@ def _refusal(request_id: str, error: RequestError) -> RequestOutput:
         error_param=error.param,
         error_code=error.code,
         error_status=error.status,
+        retry_after=error.retry_after,
     )

@@ -82,6 +82,33 @@ async def test_an_abort_frees_what_the_request_held():
         await until(lambda: client._watch.since is None)
 
 
+async def test_choices_end_one_by_one_and_the_request_with_the_last():
+    async with core(step="0.01") as client:
+        await client.wait_ready()
+        outputs = submit(client, "a", [5, 6, 7], max_tokens=30, n=3)
+        assert [(await outputs.get()).index for _ in range(3)] == [0, 1, 2]
+        client.stop_choice("a", 1)
+        client.stop_choice("a", 1)
+        client.stop_choice("a", 7)
+        seen = []
+        while client.outstanding or not outputs.empty():
+            seen.append(await asyncio.wait_for(outputs.get(), 10))
+        assert {output.index for output in seen} == {0, 2}
+        assert sorted(output.index for output in seen if output.finish_reason) == [0, 2]
+        await until(lambda: client.stats.kv_blocks_used == 0)
+
+
+async def test_stopping_the_last_choice_is_an_abort():
+    async with core(step="0.01") as client:
+        await client.wait_ready()
+        submit(client, "a", [5] * 20, max_tokens=100_000, n=2)
+        await until(lambda: client.stats.kv_blocks_used > 0)
+        client.stop_choice("a", 1)
+        client.stop_choice("a", 0)
+        assert client.outstanding == 0
+        await until(lambda: client.stats.kv_blocks_used == 0 and client.stats.num_requests_running == 0)
+
+
 async def test_an_abort_before_the_first_step_leaves_no_step_to_wait_for():
     async with core() as client:
         await client.wait_ready()

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from slipway_engine.config import EngineConfig
 from slipway_engine.core import messages as m
+from slipway_engine.errors import RequestError
 from slipway_engine.sampling import SamplingParams
 
 EXAMPLES = [
@@ -17,14 +18,22 @@ EXAMPLES = [
     m.NewRequest(
         "a", (1, 2), SamplingParams(logit_bias={3: -1.5}, stop_token_ids=(7,), seed=5), 1.5, 2, "salt", 3
     ),
-    m.Abort(("a", "b")),
+    m.NewRequest("e", (1,), SamplingParams(n=2, best_of=3), 1.5, deadline=7.5, pooling="mean"),
+    m.NewRequest("s", (1, 2), SamplingParams(max_tokens=0), 1.5, prompt_logprobs=0),
+    m.Abort(("a", "b"), (("c", 3),)),
     m.Shutdown(),
     m.StepOutput(
         (
             m.RequestOutput("a", (1,), (m.TokenLogprob(1, -0.5, ((1, -0.5), (2, -2.0))),), cached_tokens=4),
             m.RequestOutput(
-                "b", finish_reason="error", error="no", error_code="queue_full", error_status=429
+                "b",
+                finish_reason="error",
+                error="no",
+                error_code="queue_full",
+                error_status=429,
+                retry_after=2.5,
             ),
+            m.RequestOutput("c", finish_reason="stop", index=4, embedding=(0.5, -1.0)),
         ),
         m.CoreStats(1, 2, 3, step_seconds=0.25),
     ),
@@ -36,6 +45,15 @@ EXAMPLES = [
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 def test_a_message_survives_the_line(message):
     assert m.decode(m.encode(message)) == message
+
+
+def test_a_request_is_checked_on_both_sides_of_the_line():
+    with pytest.raises(RequestError, match="max_tokens is 0"):
+        m.NewRequest("a", (1,), SamplingParams(max_tokens=0), 0.0)
+    with pytest.raises(RequestError, match="prompt_logprobs is 21"):
+        m.NewRequest("a", (1,), SamplingParams(), 0.0, prompt_logprobs=21)
+    with pytest.raises(RequestError, match="embedding"):
+        m.NewRequest("a", (1,), SamplingParams(), 0.0, prompt_logprobs=1, pooling="last")
 
 
 def test_every_kind_of_message_has_an_example():

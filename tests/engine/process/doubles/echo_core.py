@@ -1,7 +1,8 @@
 """Engine cores with a toy in place of the model: they run in the real core process, behind the real socket.
 
-`EchoCore` repeats the prompt's tokens, one a step. Token ids of the prompt steer it: `HANG` makes the step
-last `SLIPWAY_TEST_HANG` seconds, `CRASH` raises in it, `DIE` ends the process.
+`EchoCore` repeats the prompt's tokens, one a step; choice i of n begins at the prompt's token i. Token ids of
+the prompt steer it: `HANG` makes the step last `SLIPWAY_TEST_HANG` seconds, `CRASH` raises in it, `DIE` ends
+the process.
 """
 
 import os
@@ -32,7 +33,7 @@ class EchoCore:
             load_seconds={"weights": 0.1},
         )
         self.step_seconds = float(os.environ.get("SLIPWAY_TEST_STEP", "0.001"))
-        self.waiting, self.running, self.tokens = [], {}, {}
+        self.waiting, self.running, self.tokens, self.open = [], {}, {}, {}
         self.steps = self.prompt_tokens = self.generation_tokens = 0
 
     def add_request(self, request):
@@ -46,6 +47,11 @@ class EchoCore:
             self.tokens.pop(name, None)
             self.waiting = [request for request in self.waiting if request.request_id != name]
 
+    def stop_choices(self, choices):
+        for name, index in choices:
+            if name in self.running:
+                self._end(name, index)
+
     def has_work(self):
         return bool(self.waiting or self.running)
 
@@ -54,11 +60,14 @@ class EchoCore:
             request = self.waiting.pop(0)
             self.running[request.request_id] = request
             self.tokens[request.request_id] = []
+            self.open[request.request_id] = set(range(request.sampling.n))
             self.prompt_tokens += len(request.prompt_token_ids)
             self._obey(request.prompt_token_ids)
         time.sleep(self.step_seconds)
         self.steps += 1
-        outputs = tuple(self._advance(request) for request in list(self.running.values()))
+        outputs = tuple(
+            output for request in list(self.running.values()) for output in self._advance(request)
+        )
         return StepOutput(outputs, self.stats())
 
     def _obey(self, prompt):
@@ -71,22 +80,25 @@ class EchoCore:
 
     def _advance(self, request):
         out, sampling = self.tokens[request.request_id], request.sampling
-        token = request.prompt_token_ids[len(out) % len(request.prompt_token_ids)]
-        out.append(token)
+        out.append(None)
+        return [self._choice(request, index, sampling) for index in sorted(self.open[request.request_id])]
+
+    def _choice(self, request, index, sampling):
+        name, length = request.request_id, len(self.tokens[request.request_id])
+        token = request.prompt_token_ids[(length - 1 + index) % len(request.prompt_token_ids)]
         self.generation_tokens += 1
         stops = set(sampling.stop_token_ids) | (set() if sampling.ignore_eos else {2})
         finish = None
-        if token in stops and len(out) > sampling.min_tokens:
+        if token in stops and length > sampling.min_tokens:
             finish = "stop"
-        elif len(out) >= sampling.max_tokens:
+        elif length >= sampling.max_tokens:
             finish = "length"
         if finish:
-            self.running.pop(request.request_id)
-            self.tokens.pop(request.request_id)
+            self._end(name, index)
         top = tuple((token + rank, -0.5 - rank) for rank in range(sampling.logprobs or 0))
-        first = len(out) == 1
+        first = length == 1 and index == 0
         return RequestOutput(
-            request.request_id,
+            name,
             (token,),
             (TokenLogprob(token, -0.5, top),) if sampling.logprobs is not None else (),
             finish_reason=finish,
@@ -94,7 +106,13 @@ class EchoCore:
             cached_tokens=3 if first else 0,
             queue_seconds=0.001 if first else 0.0,
             prefill_seconds=0.002 if first else 0.0,
+            index=index,
         )
+
+    def _end(self, name, index):
+        self.open[name].discard(index)
+        if not self.open[name]:
+            del self.running[name], self.tokens[name], self.open[name]
 
     def stats(self):
         return CoreStats(
@@ -112,7 +130,7 @@ class EchoCore:
 
     def check_idle(self):
         assert not self.running
-        assert not self.tokens
+        assert not self.tokens, self.tokens
 
 
 class UnloadableCore(EchoCore):
