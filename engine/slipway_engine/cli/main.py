@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from slipway_engine.cli import bench, fetch, generate, serve
+from slipway_engine.cli import bench, eval, fetch, generate, inspect, serve
 from slipway_engine.errors import EngineError
 from slipway_engine.logs import FORMATS, configure_logging
 from slipway_engine.termination import write_termination_log
@@ -30,6 +30,8 @@ examples:
   slipway-engine serve -f examples/smollm2.yaml          # the engine that an LLMDeployment describes
   slipway-engine generate ./model.gguf --prompt "The capital of France is" --max-tokens 16
   slipway-engine fetch hf://HuggingFaceTB/SmolLM2-135M-Instruct --to ./smollm2
+  slipway-engine inspect hf://HuggingFaceTB/SmolLM2-135M-Instruct      # its facts, without its weights
+  slipway-engine eval ./model.gguf --quantization int8     # what a mode costs in quality
   slipway-engine bench --url http://127.0.0.1:8000 --requests 32 --concurrency 8
 
 then:
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _failed(command: str, reason: str, message: str) -> int:
     """Leave the last words of a command that a cluster runs; return the exit status."""
-    if command in ("serve", "fetch"):
+    if command in ("serve", "fetch", "inspect"):
         write_termination_log(reason, message)
     return 1
 
@@ -73,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"slipway-engine {version('slipway')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (serve, generate, fetch, bench):
+    for command in (serve, generate, fetch, inspect, eval, bench):
         added = command.add(commands)
         logging_group = added.add_argument_group("logging")
         logging_group.add_argument(
