@@ -1,9 +1,9 @@
 """How far one model's predictions lie from another's, as sums over the tokens of a text.
 
-Pure: rows of logits go in. Perplexity is exp of the mean negative log-likelihood of the text's own tokens; KL
-is the mean over positions of sum p (ln p - ln q), in nats, p being the reference; top-1 agreement is the share
-of positions at which both hold the same token for the most likely. Teacher-forced: each position sees the
-text's own tokens before it, whatever a model would have written.
+Pure: rows of logits go in. Perplexity is exp of the mean negative log-likelihood of the text's own tokens;
+KL is the mean over positions of sum p (ln p - ln q), in nats, p being the reference; top-1 agreement is the
+share of positions at which both hold the same token for the most likely. Teacher-forced: each position sees
+the text's own tokens before it, whatever a model would have written.
 """
 
 from __future__ import annotations
