@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from slipway_operator.apply import Remember, Writer, apply_child, apply_status
+from slipway_operator.explain.pods import PULL_SECRET_EVENT
 from slipway_operator.kinds import DEPLOYMENT, Key, Object, key_of, uid_of
 from slipway_operator.observe import World, observe
 from slipway_operator.plan import Plan, Refusal, make_plan
 from slipway_operator.problems import ApplyProblem
 from slipway_operator.status import Observation, build_status, pull_failures
-from slipway_operator.status.pods import PULL_SECRET_EVENT
 from slipway_operator.store import Store
 
 MAX_EXPLAINED_PODS = 3

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from slipway_api.conditions import Condition, Reason
 from slipway_api.v1alpha1 import LLMDeploymentStatus
+from slipway_operator.explain.denials import explain_denial
+from slipway_operator.explain.pods import explain_pod
+from slipway_operator.explain.termination import explain_termination
 from slipway_operator.kinds import DEPLOYMENT
 from slipway_operator.plan import make_plan
 from slipway_operator.problems import ApplyProblem
 from slipway_operator.status import Observation, build_status, pull_failures
-from slipway_operator.status.denials import explain_denial
-from slipway_operator.status.pods import explain_pod
-from slipway_operator.status.termination import explain_termination
 
 
 def observe(recorded, parent, *pods, deployment=None, **more):

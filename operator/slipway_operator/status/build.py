@@ -9,14 +9,14 @@ from typing import Any
 from slipway_api import names
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentStatus
+from slipway_operator.explain.denials import explain_denial
+from slipway_operator.explain.findings import Finding, clean, worst
+from slipway_operator.explain.pods import explain_pod, is_leaving, is_ready
 from slipway_operator.kinds import Key, Object, key_of
 from slipway_operator.plan import Plan, Refusal
 from slipway_operator.plan.render import LABEL_REVISION
 from slipway_operator.problems import ApplyProblem
 from slipway_operator.status.conditions import Verdict, conditions_of
-from slipway_operator.status.denials import explain_denial
-from slipway_operator.status.findings import Finding, clean, worst
-from slipway_operator.status.pods import explain_pod, is_leaving, is_ready
 
 
 @dataclass(frozen=True)

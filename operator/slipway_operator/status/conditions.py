@@ -8,9 +8,9 @@ from typing import Any, Literal, TypeAlias
 
 from slipway_api.conditions import Condition, Reason
 from slipway_api.v1alpha1 import StatusCondition
+from slipway_operator.explain.findings import ABOUT_MODEL, TERMINAL, Finding
 from slipway_operator.kinds import Object
 from slipway_operator.plan import Refusal
-from slipway_operator.status.findings import ABOUT_MODEL, TERMINAL, Finding
 
 Value: TypeAlias = Literal["True", "False", "Unknown"]
 Told: TypeAlias = tuple[Value, Reason, str]

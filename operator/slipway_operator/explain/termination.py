@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from slipway_api.conditions import Reason
-from slipway_operator.status.findings import Finding, clean
+from slipway_operator.explain.findings import Finding, clean
 
 SIGKILL_EXIT: Final = 137
 SIGTERM_EXIT: Final = 143

@@ -6,7 +6,7 @@ import re
 from typing import Final
 
 from slipway_api.conditions import Reason
-from slipway_operator.status.findings import Finding, clean
+from slipway_operator.explain.findings import Finding, clean
 
 # In this order: the more telling phrase first. Each is stable wording of Kubernetes' own admission plugins.
 _PHRASES: Final = (

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from slipway_api import names
 from slipway_api.conditions import Reason
+from slipway_operator.explain.findings import Finding, clean
+from slipway_operator.explain.termination import explain_termination
 from slipway_operator.kinds import Object, key_of
-from slipway_operator.status.findings import Finding, clean
-from slipway_operator.status.termination import explain_termination
 
 PULL_SECRET_EVENT: Final = "FailedToRetrieveImagePullSecret"  # noqa: S105 - an event's reason
 
