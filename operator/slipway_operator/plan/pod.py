@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from slipway_api import names
-from slipway_api.catalogue import NVIDIA_PRODUCT_LABEL
 from slipway_api.v1alpha1 import EnvVar, LLMDeploymentSpec, PodTemplateSpec
 from slipway_operator.kinds import Object
 from slipway_operator.plan.effective import Effective
@@ -205,7 +204,7 @@ def _affinity(given: Object, values: Effective) -> Object:
     products = values.accelerator.node_products
     if not products:
         return given
-    wanted = {"key": NVIDIA_PRODUCT_LABEL, "operator": "In", "values": list(products)}
+    wanted = {"key": values.accelerator.product_label, "operator": "In", "values": list(products)}
     node = dict(given.get("nodeAffinity") or {})
     required = node.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     # Terms are alternatives, so each of them has to ask for the accelerator.
