@@ -22,6 +22,13 @@ def write_termination_log(reason: str, message: str) -> None:
         path.write_bytes(_fitting(reason, message))
 
 
+def write_report(text: str) -> None:
+    """Write what a process that succeeded has to tell to the termination log, where there is one."""
+    path = _path()
+    if path is not None:
+        path.write_text(text)
+
+
 def _path() -> Path | None:
     if named := os.environ.get(ENVIRONMENT):
         return Path(named)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from math import prod
 from operator import attrgetter
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import NoReturn, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -74,6 +74,21 @@ class TensorInfo:
     nbytes: int
 
 
+class Whole(Protocol):
+    """The bytes of a whole file, which may be brought only as they are touched."""
+
+    def __len__(self) -> int:
+        """Return the file's size."""
+
+    def __getitem__(self, part: slice, /) -> memoryview:
+        """Return some of its bytes."""
+
+
+def read_header(path: Path, file: Whole) -> tuple[dict[str, Value], dict[str, TensorInfo]]:
+    """Return the metadata and the tensor table of a GGUF file. Raises ModelCorrupt, ModelUnsupported."""
+    return _Header(path, file).read()
+
+
 class GGUFFile:
     """An opened GGUF file: metadata, tensor table, and the raw bytes of each tensor."""
 
@@ -90,7 +105,7 @@ class GGUFFile:
         """Map `path` and read its header."""
         path = Path(path)
         data = _map(path)
-        metadata, tensors = _Header(path, data).read()
+        metadata, tensors = read_header(path, data.data)
         return cls(path, metadata, tensors, data)
 
     def raw(self, name: str) -> Bytes:
@@ -118,9 +133,9 @@ def _map(path: Path) -> Bytes:
 class _Header:
     """A cursor over the header; every read is checked against the file's end first."""
 
-    def __init__(self, path: Path, data: Bytes) -> None:
+    def __init__(self, path: Path, view: Whole) -> None:
         self.path = path
-        self.view = data.data
+        self.view = view
         self.size = len(self.view)
         self.at = 0
 

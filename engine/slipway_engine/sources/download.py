@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import logging
 import random
 import re
@@ -24,6 +23,7 @@ from slipway_engine.errors import (
     ModelCorrupt,
     ModelNotFound,
 )
+from slipway_engine.sources.peers import SOURCE_HOST, check_peer, is_loopback
 from slipway_engine.sources.progress import Report
 
 log = logging.getLogger(__name__)
@@ -52,13 +52,14 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file to fetch; `size` and `sha256` are checked where they are known beforehand."""
+    """A file to fetch; `size`, `sha256` and `git_blob` (the name git gives it) are checked where known."""
 
     url: str
     name: str
     size: int | None = None
     sha256: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    git_blob: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,7 @@ class Downloader:
         self._http = httpx.Client(
             follow_redirects=True,
             timeout=httpx.Timeout(self._patience.read, connect=self._patience.connect),
-            event_hooks={"request": [self._check_scheme]},
+            event_hooks={"request": [self._check_scheme], "response": [check_peer]},
             headers={"Accept-Encoding": "identity"},  # the bytes on the wire are the bytes of the file
         )
 
@@ -125,6 +126,25 @@ class Downloader:
                 log.warning("Fetching again.", extra={"file": file.name, "because": str(error)})
                 self._sleep(max(error.pause, pause * random.uniform(0.5, 1)))  # noqa: S311 - spreads retries
                 pause = min(2 * pause, self._patience.longest_pause)
+
+    def read(self, file: RemoteFile, start: int, count: int) -> tuple[bytes, httpx.Response]:
+        """Return at most `count` bytes from `start`, and the (closed) response. Raises EngineError.
+
+        A server that ignores ranges answers from the first byte on: the response's status says which it was.
+        """
+        headers = {"Range": f"bytes={start}-{start + count - 1}"}
+        for attempt in range(self._patience.attempts):
+            try:
+                with self._open(file, headers) as response:
+                    return _at_most(count, response), response
+            except _Transient as error:
+                if attempt == self._patience.attempts - 1:
+                    raise DownloadFailed(
+                        f"{_shown(file.url)} could not be read: {error} ({attempt + 1} attempts); check the "
+                        "network and try again."
+                    ) from error
+                self._sleep(max(error.pause, self._patience.first_pause * 2**attempt))
+        raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _attempt(self, file: RemoteFile, target: Path, report: Report) -> None:
         with self._open(file) as response:
@@ -162,18 +182,27 @@ class Downloader:
             raise _Transient(f"the connection ended after {done} of {size} bytes")
 
     def _finish(self, file: RemoteFile, part: Path, target: Path) -> None:
-        if file.sha256 is not None and (found := sha256_of(part)) != file.sha256:
-            part.unlink()
-            raise ModelCorrupt(
-                f"{_shown(file.url)} has the SHA-256 {found[:16]}..., expected {file.sha256[:16]}...; "
-                "the source or what lies between has changed it: fetch it again."
-            )
+        for kind, expected, digest in (
+            ("SHA-256", file.sha256, sha256_of),
+            ("git object name", file.git_blob, git_blob_of),
+        ):
+            if expected is not None and (found := digest(part)) != expected:
+                part.unlink()
+                raise ModelCorrupt(
+                    f"{_shown(file.url)} has the {kind} {found[:16]}..., expected {expected[:16]}...; "
+                    "the source or what lies between has changed it: fetch it again."
+                )
         part.replace(target)
 
     @contextmanager
     def _open(self, file: RemoteFile, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
         try:
-            with self._http.stream("GET", file.url, headers={**file.headers, **(headers or {})}) as response:
+            with self._http.stream(
+                "GET",
+                file.url,
+                headers={**file.headers, **(headers or {})},
+                extensions={SOURCE_HOST: httpx.URL(file.url).host},
+            ) as response:
                 _check_status(file, response)
                 yield response
         except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
@@ -216,18 +245,19 @@ class _Pace:
             raise _Transient(f"only {done - self._then} bytes came in {now - self._since:.0f} s")
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address means this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def git_blob_of(path: Path) -> str:
+    """Return the name that git gives a file's content: SHA-1 over `blob SIZE\\0` and the bytes, in hex."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _pieces(response: httpx.Response) -> Iterator[bytes]:
@@ -235,6 +265,15 @@ def _pieces(response: httpx.Response) -> Iterator[bytes]:
         yield from response.iter_raw()  # as they come: pieces of a fixed size would hide a trickle
     except httpx.TransportError as error:
         raise _Transient(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+
+
+def _at_most(count: int, response: httpx.Response) -> bytes:
+    body = bytearray()
+    for piece in _pieces(response):
+        body += piece
+        if len(body) >= count:
+            break
+    return bytes(body[:count])
 
 
 def _check_status(file: RemoteFile, response: httpx.Response) -> None:

@@ -16,6 +16,7 @@ from slipway_engine.errors import DoesNotFit, EngineError, InvalidArgument, Mode
 from slipway_engine.sources import hub
 from slipway_engine.sources.download import Downloader, RemoteFile, sha256_of
 from slipway_engine.sources.progress import transfer
+from slipway_engine.sources.tally import Tally
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +27,16 @@ _FORMS = "hf://ORG/NAME[/FILE.gguf], https://HOST/PATH.gguf, file:///PATH, or a 
 
 @dataclass(frozen=True, slots=True)
 class Fetch:
-    """How to fetch. `token_for_https` sends the token to the host of an https:// source too."""
+    """How to fetch. `token_for_https` sends the token to the host of an https:// source too.
+
+    `tally` is told how far all files together have come.
+    """
 
     revision: str | None = None
     token: str | None = None
     token_for_https: bool = False
     allow_http: bool = False
+    tally: Tally | None = None
 
 
 def is_remote(source: str) -> bool:
@@ -49,7 +54,7 @@ def fetch(source: str, to: Path, options: Fetch, downloader: Downloader | None =
     if not is_remote(source):
         return locate(local_path(source))
     try:
-        with downloader or Downloader(allow_http=options.allow_http or _plain_hub(source)) as open_downloader:
+        with downloader or Downloader(allow_http=options.allow_http or plain_hub(source)) as open_downloader:
             if source.startswith("hf://"):
                 _fetch_repository(source, to, options, open_downloader)
             else:
@@ -57,6 +62,38 @@ def fetch(source: str, to: Path, options: Fetch, downloader: Downloader | None =
     except OSError as error:
         raise _unwritable(to, error) from error
     return locate(to)
+
+
+def publish(source: str, to: Path, options: Fetch, downloader: Downloader | None = None) -> Path:
+    """Bring a source to a directory that appears only once it is whole; return the model's path.
+
+    What is unfinished lies beside it under `NAME.partial` and is taken up again by the next attempt. One
+    rename publishes it: who sees the directory sees all of it. Raises EngineError.
+    """
+    if is_remote(source) and to.is_dir():
+        log.info("The model is already published.", extra={"path": str(to)})
+        return locate(to)
+    partial = to.with_name(f"{to.name}.partial")
+    model = fetch(source, partial, options, downloader)
+    if not is_remote(source):
+        return model
+    try:
+        _flush(partial)
+        partial.rename(to)
+        _flush(to.parent)
+    except OSError as error:
+        raise _unwritable(to, error) from error
+    return locate(to)
+
+
+def _flush(directory: Path) -> None:
+    """Wait until a directory's files and entries are on the disk, as far as its file system can tell."""
+    for path in [*(p for p in directory.iterdir() if p.is_file()), directory]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _unwritable(to: Path, error: OSError) -> EngineError:
@@ -109,19 +146,37 @@ def locate(path: Path) -> Path:
     )
 
 
-def _fetch_repository(source: str, to: Path, options: Fetch, downloader: Downloader) -> None:
+def listing_of(source: str, options: Fetch) -> hub.Listing:
+    """Return what of a repository the model needs. Raises EngineError."""
+    return hub.list_files(_repository(source, options), options.token)
+
+
+def headers_for(source: str, options: Fetch) -> dict[str, str]:
+    """Return the headers of a request for a single file: the token, where its host may see it."""
+    at_hub = urlsplit(source).netloc == urlsplit(hub.endpoint()).netloc
+    send = options.token and (options.token_for_https or at_hub)
+    return {"Authorization": f"Bearer {options.token}"} if send else {}
+
+
+def _repository(source: str, options: Fetch) -> hub.Repository:
     found = _HUB.fullmatch(source)
     if found is None or ".." in source:
         raise InvalidArgument(f"{source!r} is no repository; write hf://ORG/NAME or hf://ORG/NAME/FILE.gguf.")
-    repository = hub.Repository(found["name"], options.revision or "main", found["file"])
+    return hub.Repository(found["name"], options.revision or "main", found["file"])
+
+
+def _fetch_repository(source: str, to: Path, options: Fetch, downloader: Downloader) -> None:
+    repository = _repository(source, options)
     if (files := _manifest(to, source, options.revision)) is not None:
         log.info("The model is already here.", extra={"path": str(to), "files": len(files)})
         return
     listing = hub.list_files(repository, options.token)
     total = sum(file.size or 0 for file in listing.files)
     log.info("Fetching.", extra={"source": source, "commit": listing.commit, "bytes": total})
+    if options.tally is not None:
+        options.tally.expect(total)
     for file in listing.files:
-        _fetch_file(file, to / PurePosixPath(file.name).name, downloader)
+        _fetch_file(file, to / PurePosixPath(file.name).name, downloader, options.tally)
     _write_manifest(to, source, options.revision, listing)
 
 
@@ -131,13 +186,11 @@ def _fetch_url(source: str, to: Path, options: Fetch, downloader: Downloader) ->
         raise ModelUnsupported(
             f"{source!r} names no GGUF file; over https:// one file is fetched: .../NAME.gguf."
         )
-    at_hub = urlsplit(source).netloc == urlsplit(hub.endpoint()).netloc
-    send = options.token and (options.token_for_https or at_hub)
-    headers = {"Authorization": f"Bearer {options.token}"} if send else {}
+    headers = headers_for(source, options)
     if (to / name).exists():
         log.info("The model is already here.", extra={"path": str(to / name)})
         return
-    _fetch_file(RemoteFile(source, name, headers=headers), to / name, downloader)
+    _fetch_file(RemoteFile(source, name, headers=headers), to / name, downloader, options.tally)
     with (to / name).open("rb") as file:
         if file.read(4) != b"GGUF":
             (to / name).unlink()
@@ -146,15 +199,17 @@ def _fetch_url(source: str, to: Path, options: Fetch, downloader: Downloader) ->
             )
 
 
-def _fetch_file(file: RemoteFile, target: Path, downloader: Downloader) -> None:
+def _fetch_file(file: RemoteFile, target: Path, downloader: Downloader, tally: Tally | None) -> None:
     same_size = target.is_file() and target.stat().st_size == file.size
     if same_size and file.sha256 is not None and sha256_of(target) == file.sha256:
+        if tally is not None:
+            tally.note(file.name, target.stat().st_size)
         return
     with transfer(file.name) as report:
-        downloader.fetch(file, target, report)
+        downloader.fetch(file, target, tally.beside(file.name, report) if tally is not None else report)
 
 
-def _plain_hub(source: str) -> bool:
+def plain_hub(source: str) -> bool:
     """Return whether the hub that was set by hand speaks plain HTTP: then that was meant."""
     return source.startswith("hf://") and hub.endpoint().startswith("http://")
 

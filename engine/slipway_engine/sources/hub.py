@@ -45,10 +45,11 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """The files to fetch, at one commit."""
+    """The files to fetch, at one commit, and the licence that the repository names."""
 
     commit: str
     files: tuple[RemoteFile, ...]
+    license: str | None = None
 
 
 def endpoint() -> str:
@@ -68,8 +69,14 @@ def list_files(
     for name in chosen:
         lfs = found[name].lfs
         url = hf_hub_url(repository.name, name, revision=info.sha, endpoint=endpoint())
-        files.append(RemoteFile(url, name, found[name].size, lfs.sha256 if lfs else None, headers))
-    return Listing(str(info.sha), tuple(files))
+        blob = None if lfs else found[name].blob_id
+        files.append(RemoteFile(url, name, found[name].size, lfs.sha256 if lfs else None, headers, blob))
+    return Listing(str(info.sha), tuple(files), _license(info.tags or ()))
+
+
+def _license(tags: Sequence[str]) -> str | None:
+    named = (tag.removeprefix("license:") for tag in tags if tag.startswith("license:"))
+    return next(named, None)
 
 
 def choose(repository: Repository, names: Sequence[str]) -> list[str]:

@@ -41,14 +41,17 @@ class Misbehaving(BaseHTTPRequestHandler):
         etag = f'"{hashlib.sha256(body).hexdigest()[:12]}"'
         start = 0
         asked = self.headers.get("Range")
-        if asked and self.headers.get("If-Range") in (None, etag) and misdeed != "ignore range":
-            start = int(asked.removeprefix("bytes=").removesuffix("-"))
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
+        stop = len(body)
+        partial = asked and self.headers.get("If-Range") in (None, etag) and misdeed != "ignore range"
+        if partial:
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            start, stop = int(first), min(int(last or stop) + 1, stop)
+        self.send_response(206 if partial else 200)
+        if partial:
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(body)}")
         if misdeed != "no etag":
             self.send_header("ETag", etag)
-        rest = body[start:]
+        rest = body[start:stop]
         if misdeed == "chunked":
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
@@ -109,12 +112,12 @@ def hub(web, monkeypatch):
     def pointer(body):
         return {"lfs": {"size": len(body), "sha256": hashlib.sha256(body).hexdigest(), "pointerSize": 130}}
 
-    def publish(name, files, *, private=False, gated=False, revision="main"):
+    def publish(name, files, *, private=False, gated=False, revision="main", tags=()):
         siblings = [
             {
                 "rfilename": file,
                 "size": len(body),
-                "blobId": hashlib.sha1(body).hexdigest(),
+                "blobId": hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest(),
                 **(pointer(body) if file.endswith((".safetensors", ".gguf", ".bin")) else {}),
             }
             for file, body in files.items()
@@ -124,7 +127,7 @@ def hub(web, monkeypatch):
             "modelId": name,
             "sha": COMMIT,
             "private": private,
-            "tags": [],
+            "tags": list(tags),
             "siblings": siblings,
         }
 
