@@ -1,0 +1,1 @@
+"""`kubectl slipway`: plans, explains, converts and tries out LLMDeployments from where the user stands."""
