@@ -48,10 +48,10 @@ class WindowDetokenizer:
     The window begins with tokens whose text is already out: some decoders treat a first token differently.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+    def __init__(self, decode: Callable[[Sequence[int]], str], after: Sequence[int] = ()) -> None:
         self._decode = decode
-        self._window: list[int] = []
-        self._out = 0  # tokens of the window whose text has been returned
+        self._window = list(after)
+        self._out = len(after)  # tokens of the window whose text has been returned
 
     def add(self, token_id: int) -> str:
         """Take one more token; return the text that has become certain."""

@@ -9,6 +9,7 @@ import tokenizers
 from tokenizers import AddedToken, decoders, models
 
 from slipway_engine.errors import ModelCorrupt, ModelUnsupported
+from slipway_engine.tokenizer import gguf_sentencepiece
 from slipway_engine.tokenizer.pretokenizers import recipe
 from slipway_engine.tokenizer.tokenizer import SpecialTokens, Tokenizer
 
@@ -20,14 +21,18 @@ Metadata = Mapping[str, Any]
 
 def from_metadata(metadata: Metadata) -> Tokenizer:
     """Build the tokenizer that the metadata describes. Raises ModelUnsupported, ModelCorrupt."""
-    kind = metadata.get("tokenizer.ggml.model")
-    if kind != "gpt2":
-        raise ModelUnsupported(
-            f"The GGUF file's tokenizer is {kind!r}; byte-level BPE ('gpt2') is supported. "
-            "Serve the model from its Hugging Face safetensors directory instead."
-        )
     tokens = _strings(metadata, "tokenizer.ggml.tokens")
-    pre = metadata.get("tokenizer.ggml.pre", "default")
+    kind = metadata.get("tokenizer.ggml.model")
+    if kind == "llama":
+        backend, bos_unless_told = gguf_sentencepiece.backend(metadata, tokens), True
+    elif kind == "gpt2":
+        pre = metadata.get("tokenizer.ggml.pre", "default")
+        backend, bos_unless_told = _byte_level(metadata, tokens, pre), pre in _ADDED_WITHOUT_SAYING
+    else:
+        raise ModelUnsupported(
+            f"The GGUF file's tokenizer is {kind!r}; byte-level BPE ('gpt2') and SentencePiece ('llama') are "
+            "supported. Serve the model from its Hugging Face safetensors directory instead."
+        )
     special = SpecialTokens(
         bos=_token(metadata, tokens, "bos"),
         eos=_token(metadata, tokens, "eos"),
@@ -36,14 +41,15 @@ def from_metadata(metadata: Metadata) -> Tokenizer:
     )
     template = metadata.get("tokenizer.chat_template")
     return Tokenizer(
-        _backend(metadata, tokens, pre),
+        backend,
         special,
-        prefix=_prefix(metadata, pre),
+        prefix=_edge(metadata, "bos", bos_unless_told),
+        suffix=_edge(metadata, "eos", False),
         chat_template=template if isinstance(template, str) else None,
     )
 
 
-def _backend(metadata: Metadata, tokens: Sequence[str], pre: str) -> tokenizers.Tokenizer:
+def _byte_level(metadata: Metadata, tokens: Sequence[str], pre: str) -> tokenizers.Tokenizer:
     around = recipe(pre)
     vocabulary = {token: token_id for token_id, token in enumerate(tokens)}
     if len(vocabulary) != len(tokens):
@@ -82,10 +88,11 @@ def _merges(lines: Sequence[str], vocabulary: Mapping[str, int]) -> list[tuple[s
     return merges
 
 
-def _prefix(metadata: Metadata, pre: str) -> tuple[int, ...]:
-    wanted = metadata.get("tokenizer.ggml.add_bos_token", pre in _ADDED_WITHOUT_SAYING)
-    bos = metadata.get("tokenizer.ggml.bos_token_id")
-    return (bos,) if wanted and isinstance(bos, int) else ()
+def _edge(metadata: Metadata, name: str, unless_told: bool) -> tuple[int, ...]:
+    """Return the token that a text begins (bos) or ends (eos) with, where the file wants it added."""
+    wanted = metadata.get(f"tokenizer.ggml.add_{name}_token", unless_told)
+    token_id = metadata.get(f"tokenizer.ggml.{name}_token_id")
+    return (token_id,) if wanted and isinstance(token_id, int) else ()
 
 
 def _token(metadata: Metadata, tokens: Sequence[str], name: str) -> str | None:

@@ -23,7 +23,13 @@ def from_directory(directory: Path) -> Tokenizer:
             "(AutoTokenizer.from_pretrained(...).save_pretrained(...)) and serve the result."
         )
     config = _json(directory / "tokenizer_config.json")
-    return Tokenizer(_backend(file), _special(config), chat_template=_template(directory, config))
+    templates = _templates(directory, config)
+    return Tokenizer(
+        _backend(file),
+        _special(config),
+        chat_template=templates.get("default"),
+        tool_template=templates.get("tool_use"),
+    )
 
 
 def _backend(file: Path) -> tokenizers.Tokenizer:
@@ -45,15 +51,15 @@ def _content(token: object) -> str | None:
     return token if isinstance(token, str) else None
 
 
-def _template(directory: Path, config: dict[str, Any]) -> str | None:
+def _templates(directory: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Return the chat templates by name; one by itself is the default."""
     file = directory / "chat_template.jinja"
     if file.is_file():
-        return _text(file)
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several, each with a name
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        return {"default": _text(file)}
+    given = config.get("chat_template")
+    several = given if isinstance(given, list) else [{"name": "default", "template": given}]
+    named = {entry.get("name"): entry.get("template") for entry in several if isinstance(entry, dict)}
+    return {name: text for name, text in named.items() if isinstance(name, str) and isinstance(text, str)}
 
 
 def _json(file: Path) -> dict[str, Any]:

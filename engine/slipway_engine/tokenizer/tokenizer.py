@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import tokenizers
 
-from slipway_engine.tokenizer.bytelevel import token_bytes
+from slipway_engine.tokenizer.alphabets import Alphabet, alphabet_of, keeps_length
 from slipway_engine.tokenizer.detokenize import ByteDetokenizer, Detokenizer, WindowDetokenizer
 
 # One text is encoded at a time, on the caller's thread; a pool of the library's own only gets in the way.
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_CONTEXT = 4  # tokens of the prompt by which a decoder can tell that it is not at a text's beginning
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +36,20 @@ class SpecialTokens:
 class Tokenizer:
     """Text to token ids and back.
 
-    `prefix` is put before every text that is encoded with special tokens, in addition to what the backend's
-    own post-processor adds. `chat_template` is Jinja source, or None.
+    `prefix` is put before every text that is encoded with special tokens, and `suffix` behind it, in addition
+    to what the backend's own post-processor adds. `chat_template` is Jinja source, or None;
+    `tool_template` is the one for requests with tools, where the model has two.
     """
 
     backend: tokenizers.Tokenizer = field(repr=False)
     special: SpecialTokens = field(default_factory=SpecialTokens)
     prefix: tuple[int, ...] = ()
+    suffix: tuple[int, ...] = ()
     chat_template: str | None = None
+    tool_template: str | None = None
     _bytes: dict[int, bytes] = field(default_factory=dict, init=False)
     _special_ids: frozenset[int] = field(default=frozenset(), init=False)
-    _byte_level: bool = field(default=False, init=False)
+    _alphabet: Alphabet | None = field(default=None, init=False)
     _longest_token: int | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -54,9 +58,10 @@ class Tokenizer:
         self.backend.no_padding()
         added = self.backend.get_added_tokens_decoder()
         self._special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
-        self._byte_level = _is_byte_level(self.backend)
-        if self._byte_level and self.backend.normalizer is None:
-            self._longest_token = max((len(token) for token in self.backend.get_vocab()), default=1)
+        self._alphabet = alphabet_of(self.backend)
+        if self._alphabet is not None and keeps_length(self.backend):
+            spelled = map(self._alphabet.spell, self.backend.get_vocab())
+            self._longest_token = max(map(len, spelled), default=1)
 
     @property
     def vocab_size(self) -> int:
@@ -76,24 +81,35 @@ class Tokenizer:
             ids = [*self.prefix, *ids]
         if add_special_tokens and len(ids) > 1 and ids[0] == ids[1] == self.bos_id:
             del ids[0]
+        if add_special_tokens and self.suffix and tuple(ids[-len(self.suffix) :]) != self.suffix:
+            ids = [*ids, *self.suffix]
         return ids
 
     def least_tokens(self, text: str) -> int:
         """Return a number of tokens that the text has at least, found without encoding it."""
-        # In the byte alphabet a character is a byte; a normalizer may shorten the text.
         return 0 if self._longest_token is None else -(-len(text.encode()) // self._longest_token)
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Return the text of a list of tokens."""
         stream = self.detokenizer(skip_special_tokens=skip_special_tokens)
-        return "".join(map(stream.add, token_ids)) + stream.flush()
+        text = "".join(map(stream.add, token_ids)) + stream.flush()
+        return text[1:] if self._alphabet and self._alphabet.strips and text.startswith(" ") else text
 
-    def detokenizer(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """Return a detokenizer for one sequence."""
-        if self._byte_level:
-            return ByteDetokenizer(self._visible_bytes if skip_special_tokens else self.token_bytes)
+    def detokenizer(
+        self, *, skip_special_tokens: bool = True, shown: Container[str] = (), after: Sequence[int] = ()
+    ) -> Detokenizer:
+        """Return a detokenizer for one sequence that continues the tokens `after`.
+
+        `shown` are special tokens that stay visible where the others are skipped.
+        """
+        hidden = self._hidden(shown) if skip_special_tokens else frozenset[int]()
+        if self._alphabet is not None:
+            return ByteDetokenizer(lambda token_id: b"" if token_id in hidden else self.token_bytes(token_id))
         return WindowDetokenizer(
-            lambda ids: self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+            lambda ids: self.backend.decode(
+                [token_id for token_id in ids if token_id not in hidden], skip_special_tokens=False
+            ),
+            after[-_CONTEXT:],
         )
 
     def token_bytes(self, token_id: int) -> bytes:
@@ -107,19 +123,15 @@ class Tokenizer:
         """Return one token as text; bytes that are no whole character show as replacement characters."""
         return self.token_bytes(token_id).decode(errors="replace")
 
-    def _visible_bytes(self, token_id: int) -> bytes:
-        return b"" if token_id in self._special_ids else self.token_bytes(token_id)
+    def _hidden(self, shown: Container[str]) -> frozenset[int]:
+        if not shown:
+            return self._special_ids
+        return frozenset(each for each in self._special_ids if self.backend.id_to_token(each) not in shown)
 
     def _look_up(self, token_id: int) -> bytes:
         token = self.backend.id_to_token(token_id)
         if token is None:
             return b""
-        if self._byte_level:
-            return token_bytes(token)
+        if self._alphabet is not None:
+            return self._alphabet.spell(token)
         return self.backend.decode([token_id], skip_special_tokens=False).encode()
-
-
-def _is_byte_level(backend: tokenizers.Tokenizer) -> bool:
-    decoder = json.loads(backend.decoder.__getstate__()) if backend.decoder is not None else {}
-    parts = decoder.get("decoders", [decoder])
-    return [part.get("type") for part in parts] == ["ByteLevel"]

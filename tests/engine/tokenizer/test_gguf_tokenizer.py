@@ -171,7 +171,7 @@ def test_added_tokens_are_matched_whole_and_shown_unless_they_are_control_tokens
 @pytest.mark.parametrize(
     ("changes", "kind", "says"),
     [
-        ({"tokenizer.ggml.model": "llama"}, ModelUnsupported, "'llama'"),
+        ({"tokenizer.ggml.model": "t5"}, ModelUnsupported, "'t5'"),
         ({"tokenizer.ggml.model": None}, ModelUnsupported, "safetensors"),
         ({"tokenizer.ggml.pre": "martian"}, ModelUnsupported, "'martian'"),
         ({"tokenizer.ggml.tokens": []}, ModelCorrupt, "tokens"),

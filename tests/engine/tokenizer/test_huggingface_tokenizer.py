@@ -63,7 +63,8 @@ def test_a_template_file_comes_before_the_configuration(directory):
 def test_of_several_templates_the_default_is_taken(directory):
     several = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "plain"}]
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": several}))
-    assert from_directory(directory).chat_template == "plain"
+    tokenizer = from_directory(directory)
+    assert (tokenizer.chat_template, tokenizer.tool_template) == ("plain", "tools")
 
 
 def test_a_truncation_left_in_the_file_is_switched_off(directory):
