@@ -70,7 +70,7 @@ class Leader:
         self._freshness = Freshness(settings.watch_grace_seconds)
         self._intake = Intake(store, self._queue, self._freshness, metrics)
         self._relister = Relister(api, self._intake, settings.scopes, settings.relist_seconds)
-        self._reconciler = Reconciler(store, api, settings.engine_image, self._intake.remember)
+        self._reconciler = Reconciler(store, api, settings.installation, self._intake.remember)
         health.require(self._freshness.dead)
         health.require(self._stuck)
         health.require(self._filling, alive=False)

@@ -49,11 +49,12 @@ PARENT: Final = Kind(names.GROUP, names.VERSION, names.KIND, names.PLURAL)
 DEPLOYMENT: Final = Kind("apps", "v1", "Deployment", "deployments")
 SERVICE: Final = Kind("", "v1", "Service", "services")
 PDB: Final = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
+NETWORK_POLICY: Final = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
 POD: Final = Kind("", "v1", "Pod", "pods")
 EVENT: Final = Kind("", "v1", "Event", "events")
 LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
-CHILDREN: Final = (SERVICE, PDB, DEPLOYMENT)
+CHILDREN: Final = (NETWORK_POLICY, SERVICE, PDB, DEPLOYMENT)
 OWNED: Final = (*CHILDREN, POD)
 WATCHED: Final = (PARENT, *OWNED)
 

@@ -14,7 +14,7 @@ from slipway_operator.apply import Remember, Writer, apply_child, apply_status
 from slipway_operator.explain.pods import PULL_SECRET_EVENT
 from slipway_operator.kinds import DEPLOYMENT, Key, Object, key_of, uid_of
 from slipway_operator.observe import World, observe
-from slipway_operator.plan import Plan, Refusal, make_plan
+from slipway_operator.plan import Installation, Plan, Refusal, make_plan
 from slipway_operator.problems import ApplyProblem
 from slipway_operator.status import Observation, build_status, pull_failures
 from slipway_operator.store import Store
@@ -41,11 +41,11 @@ class Reconciler:
         self,
         store: Store,
         api: Api,
-        engine_image: str,
+        installation: Installation,
         remember: Remember,
         now: Callable[[], str] = utc_now,
     ) -> None:
-        self._store, self._api, self._image = store, api, engine_image
+        self._store, self._api, self._installation = store, api, installation
         self._remember, self._now = remember, now
 
     async def reconcile(self, key: Key) -> Sequence[ApplyProblem]:
@@ -53,7 +53,7 @@ class Reconciler:
         world = observe(self._store, key)
         if world is None:
             return ()
-        plan = make_plan(world.parent, self._image)
+        plan = make_plan(world.parent, self._installation)
         problems = await self._apply(world, plan) if isinstance(plan, Plan) else []
         await self._tell(world, plan, problems)
         return problems

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from slipway_operator.plan import Installation
 
 DEFAULT_ENGINE_IMAGE = "localhost/slipway/engine:latest"
 
@@ -28,6 +32,8 @@ class Settings:
         relist_seconds: how often the local store is compared with complete lists.
         watch_grace_seconds: how long a watch may owe a version that is known to exist.
         log_level: the least important level that is logged.
+        fetch_environment: variables of the containers that fetch models.
+        admitted: NetworkPolicyPeers admitted to every engine; None makes no NetworkPolicies.
     """
 
     namespaces: tuple[str, ...]
@@ -41,11 +47,18 @@ class Settings:
     relist_seconds: float
     watch_grace_seconds: float
     log_level: str
+    fetch_environment: Mapping[str, str]
+    admitted: tuple[Mapping[str, Any], ...] | None
 
     @property
     def scopes(self) -> tuple[str | None, ...]:
         """Return the namespaces to list and watch; None is all of them."""
         return self.namespaces or (None,)
+
+    @property
+    def installation(self) -> Installation:
+        """Return what of this shapes plans."""
+        return Installation(self.engine_image, self.fetch_environment, self.admitted)
 
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -63,6 +76,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os
         relist_seconds=parsed.relist_seconds,
         watch_grace_seconds=parsed.watch_grace_seconds,
         log_level=parsed.log_level.upper(),
+        fetch_environment=parsed.fetch_environment,
+        admitted=None if parsed.no_network_policies else parsed.admit,
     )
 
 
@@ -84,6 +99,24 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         "--engine-image",
         default=environment.get("SLIPWAY_ENGINE_IMAGE", DEFAULT_ENGINE_IMAGE),
         help="engine image of objects that name none (SLIPWAY_ENGINE_IMAGE)",
+    )
+    run.add_argument(
+        "--fetch-environment",
+        type=_variables,
+        default=environment.get("SLIPWAY_FETCH_ENVIRONMENT", "{}"),
+        metavar="JSON",
+        help="variables of the containers that fetch models: HF_ENDPOINT, HTTPS_PROXY, NO_PROXY, "
+        "SLIPWAY_CA_BUNDLE (SLIPWAY_FETCH_ENVIRONMENT)",
+    )
+    run.add_argument(
+        "--admit",
+        type=_peers,
+        default=environment.get("SLIPWAY_ADMIT", "[]"),
+        metavar="JSON",
+        help="NetworkPolicyPeers that may reach every engine, beside its own group (SLIPWAY_ADMIT)",
+    )
+    run.add_argument(
+        "--no-network-policies", action="store_true", help="make no NetworkPolicies for the engines"
     )
     run.add_argument("--host", default="0.0.0.0", help="address of the two ports below")  # noqa: S104
     run.add_argument("--health-port", type=_port, default=8080, help="port of /healthz and /readyz")
@@ -107,6 +140,27 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         help="least level logged",
     )
     return parser
+
+
+def _variables(text: str) -> dict[str, str]:
+    value = _json(text)
+    if not isinstance(value, dict) or not all(isinstance(each, str) for each in value.values()):
+        raise argparse.ArgumentTypeError('write an object of strings, like {"HF_ENDPOINT": "https://mirror"}')
+    return value
+
+
+def _peers(text: str) -> tuple[Mapping[str, Any], ...]:
+    value = _json(text)
+    if not isinstance(value, list) or not all(isinstance(each, dict) and each for each in value):
+        raise argparse.ArgumentTypeError('write a list of peers, like [{"namespaceSelector": {}}]')
+    return tuple(value)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"it is not JSON: {error}") from error
 
 
 def _positive(text: str) -> int:

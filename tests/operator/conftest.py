@@ -15,7 +15,7 @@ from slipway_api import names
 from slipway_operator.diff import LIST_KEYS
 from slipway_operator.errors import Missing
 from slipway_operator.kinds import Key, Kind, Object, key_of
-from slipway_operator.plan import Plan, make_plan
+from slipway_operator.plan import Installation, Plan, make_plan
 from slipway_operator.plan.render import LABEL_REVISION
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -27,6 +27,7 @@ class Recorded:
     """Recorded and derived objects."""
 
     image = IMAGE
+    here = Installation(IMAGE)
     now = NOW
 
     def load(self, name: str) -> Object:
@@ -48,7 +49,7 @@ class Recorded:
         }
 
     def plan(self, parent: Object) -> Plan:
-        plan = make_plan(parent, IMAGE)
+        plan = make_plan(parent, self.here)
         assert isinstance(plan, Plan), plan
         return plan
 

@@ -25,7 +25,7 @@ def live(recorded):
 
 @pytest.fixture
 def rendered(recorded):
-    return copy.deepcopy(dict(make_plan(recorded.load("live-llmdeployment"), recorded.image).children))
+    return copy.deepcopy(dict(make_plan(recorded.load("live-llmdeployment"), recorded.here).children))
 
 
 @pytest.mark.parametrize("kind", LIVE, ids=lambda kind: kind.kind)
@@ -49,7 +49,7 @@ def test_the_built_status_has_nothing_the_schema_would_drop(recorded):
     parent = recorded.load("live-llmdeployment")
     status = build_status(
         Observation(
-            parent, make_plan(parent, recorded.image), recorded.load("live-deployment"), [], recorded.now
+            parent, make_plan(parent, recorded.here), recorded.load("live-deployment"), [], recorded.now
         )
     )
     owned = next(

@@ -70,6 +70,16 @@ def test_settings_come_from_flags_and_environment():
     settings = parse_settings(flags, environment)
     assert settings.scopes == ("a", "b")
     assert (settings.engine_image, settings.workers) == ("f:2", 3)
+    assert settings.installation.engine_image == "f:2"
+    assert settings.installation.peers == ()
+    given = {
+        "SLIPWAY_ADMIT": '[{"podSelector": {}}]',
+        "SLIPWAY_FETCH_ENVIRONMENT": '{"HF_ENDPOINT": "https://m"}',
+    }
+    settings = parse_settings(["run"], given)
+    assert settings.installation.peers == ({"podSelector": {}},)
+    assert settings.installation.environment == {"HF_ENDPOINT": "https://m"}
+    assert parse_settings(["run", "--no-network-policies"], given).installation.peers is None
     one, other = (parse_settings(["run"], {}).identity for _ in range(2))
     assert one != other  # two operators outside a cluster are two
 
@@ -80,6 +90,9 @@ def test_settings_come_from_flags_and_environment():
         ([], "command"),
         (["run", "--health-port", "99999"], "write a number from 1 to 65535"),
         (["run", "--workers", "0"], "must be at least 1"),
+        (["run", "--admit", "x"], "it is not JSON"),
+        (["run", "--admit", "[{}]"], "write a list of peers"),
+        (["run", "--fetch-environment", '{"A": 1}'], "write an object of strings"),
         (["run", "--log-level", "loud"], "invalid choice"),
     ],
 )

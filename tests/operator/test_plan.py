@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from slipway_api import names
 from slipway_api.catalogue import CATALOGUE
 from slipway_api.conditions import Reason
-from slipway_operator.kinds import DEPLOYMENT, PDB, SERVICE
-from slipway_operator.plan import Plan, Refusal, make_plan
+from slipway_operator.kinds import DEPLOYMENT, NETWORK_POLICY, PDB, SERVICE
+from slipway_operator.plan import Installation, Plan, Refusal, make_plan
 from slipway_operator.plan.effective import rollout_bounds
 from slipway_operator.plan.render import LABEL_REVISION
 
@@ -34,7 +34,7 @@ def test_the_children_carry_labels_owner_and_nothing_of_the_parents_metadata(rec
     parent["metadata"]["labels"] = {"argocd.argoproj.io/instance": "app"}
     parent["metadata"]["annotations"] = {"note": "mine"}
     plan = recorded.plan(parent)
-    assert set(plan.children) == {DEPLOYMENT, SERVICE, PDB}
+    assert set(plan.children) == {NETWORK_POLICY, DEPLOYMENT, SERVICE, PDB}
     for kind, child in plan.children.items():
         meta = child["metadata"]
         assert (child["kind"], meta["name"], meta["namespace"]) == (kind.kind, "chat", "team")
@@ -261,7 +261,7 @@ def test_suspended_is_zero_replicas(recorded):
     ],
 )
 def test_an_object_of_another_schema_is_refused_by_field(recorded, spec, says):
-    refusal = make_plan(recorded.parent(**spec), recorded.image)
+    refusal = make_plan(recorded.parent(**spec), recorded.here)
     assert isinstance(refusal, Refusal)
     assert refusal.reason is Reason.INVALID_SPEC
     assert says in refusal.message
@@ -271,7 +271,7 @@ def test_an_object_of_another_schema_is_refused_by_field(recorded, spec, says):
 def test_no_stored_object_breaks_the_planner(recorded, spec):
     parent = recorded.parent()
     parent["spec"] = spec
-    assert isinstance(make_plan(parent, recorded.image), Refusal)
+    assert isinstance(make_plan(parent, recorded.here), Refusal)
 
 
 @given(st.none() | st.integers(0, 5), st.none() | st.integers(0, 5))
@@ -330,7 +330,10 @@ specs = st.fixed_dictionaries(
 @given(specs)
 def test_any_valid_object_is_planned_and_planned_the_same_again(spec):
     parent = {"metadata": {"name": "x", "namespace": "n", "uid": "u"}, "spec": spec}
-    plan, again = make_plan(parent, "image"), make_plan(json.loads(json.dumps(parent)), "image")
+    plan, again = (
+        make_plan(parent, Installation("image")),
+        make_plan(json.loads(json.dumps(parent)), Installation("image")),
+    )
     assert isinstance(plan, Plan)
     assert json.dumps(list(plan.children.values())) == json.dumps(list(again.children.values()))
     limits, requests = (

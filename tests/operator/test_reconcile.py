@@ -11,7 +11,7 @@ from slipway_api.conditions import Reason
 from slipway_operator.errors import Conflict, Denied, Invalid, NotPermitted, Retryable, Terminal
 from slipway_operator.freshness import Freshness
 from slipway_operator.intake import Intake, matters
-from slipway_operator.kinds import DEPLOYMENT, PARENT, PDB, POD, SERVICE, WATCHED, Key
+from slipway_operator.kinds import DEPLOYMENT, NETWORK_POLICY, PARENT, PDB, POD, SERVICE, WATCHED, Key
 from slipway_operator.metrics import Metrics
 from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
@@ -41,7 +41,7 @@ class Operator:
 
 @pytest.fixture
 def operator(server, recorded):
-    return Operator(server, recorded.image)
+    return Operator(server, recorded.here)
 
 
 @pytest.fixture
@@ -57,8 +57,9 @@ def reason(server):
 
 async def test_children_and_status_come_into_being_and_then_nothing_is_written(server, operator, parent):
     assert await operator.reconcile() == []
-    assert {kind for kind, _ in server.objects} == {PARENT, DEPLOYMENT, SERVICE, PDB}
+    assert {kind for kind, _ in server.objects} == {PARENT, NETWORK_POLICY, DEPLOYMENT, SERVICE, PDB}
     assert server.writes == [
+        "networkpolicies team/chat",
         "services team/chat",
         "poddisruptionbudgets team/chat",
         "deployments team/chat",
@@ -79,34 +80,34 @@ async def test_own_writes_count_before_any_watch_tells_of_them(server, operator,
 async def test_a_new_operator_of_the_same_version_writes_nothing(server, operator, parent, recorded):
     await operator.reconcile()
     server.writes.clear()
-    await Operator(server, recorded.image).reconcile()
+    await Operator(server, recorded.here).reconcile()
     assert server.writes == []
 
 
 @pytest.mark.parametrize("happens", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("number", [1, 2, 3, 4])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
 @pytest.mark.parametrize("change", [{}, {"replicas": 3}], ids=["creating", "changing"])
 async def test_a_kill_at_any_write_ends_in_the_same_state(server, recorded, killed, number, happens, change):
     server.put(PARENT, recorded.parent())
     if change:
-        await Operator(server, recorded.image).reconcile()
+        await Operator(server, recorded.here).reconcile()
         server.put(
             PARENT,
             {**recorded.parent(generation=2, **change), "status": server.objects[PARENT, KEY]["status"]},
         )
     server.writes.clear()
     undisturbed = copy.deepcopy(server)
-    await Operator(undisturbed, recorded.image).reconcile()
+    await Operator(undisturbed, recorded.here).reconcile()
 
     server.kill_at = (number, happens)
     if number <= len(undisturbed.writes):
         with pytest.raises(killed):
-            await Operator(server, recorded.image).reconcile()
+            await Operator(server, recorded.here).reconcile()
     server.kill_at = None
-    await Operator(server, recorded.image).reconcile()
+    await Operator(server, recorded.here).reconcile()
     assert bare(server) == bare(undisturbed)
     server.writes.clear()
-    await Operator(server, recorded.image).reconcile()
+    await Operator(server, recorded.here).reconcile()
     assert server.writes == []
 
 

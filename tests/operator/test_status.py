@@ -23,7 +23,7 @@ from slipway_operator.status import Observation, build_status, pull_failures
 def observe(recorded, parent, *pods, deployment=None, **more):
     return Observation(
         parent=parent,
-        plan=make_plan(parent, recorded.image),
+        plan=make_plan(parent, recorded.here),
         deployment=deployment or recorded.deployment(parent),
         pods=pods,
         now=recorded.now,
@@ -420,7 +420,7 @@ def test_an_object_that_cannot_be_read_is_refused_and_left_alone(recorded):
     parent = recorded.parent(rolluot={}, replicas=-1)
     seen = Observation(
         parent=parent,
-        plan=make_plan(parent, recorded.image),
+        plan=make_plan(parent, recorded.here),
         deployment=recorded.deployment(recorded.parent(replicas=2)),
         pods=[recorded.ready(recorded.parent())],
         now=recorded.now,
@@ -437,7 +437,7 @@ def test_an_object_that_cannot_be_read_is_refused_and_left_alone(recorded):
 
 def test_an_unknown_accelerator_lists_the_known_ones(recorded):
     parent = recorded.parent(accelerator={"type": "zx81"})
-    seen = Observation(parent, make_plan(parent, recorded.image), None, [], recorded.now)
+    seen = Observation(parent, make_plan(parent, recorded.here), None, [], recorded.now)
     _, reason, message = ready(build_status(seen))
     assert reason == Reason.UNKNOWN_ACCELERATOR
     assert "nvidia-l4-24gb" in message

@@ -48,6 +48,9 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [services]
   verbs: [get, list, watch, create, patch]
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
   verbs: [get, list, watch, create, patch]
@@ -57,4 +60,24 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [events]
   verbs: [list]
+{{- end }}
+
+{{- /* Who may reach every engine beside its own group, as JSON: the operator, the gateway, Prometheus, and others. */ -}}
+{{- define "slipway.admitted" -}}
+{{- $here := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- $operator := dict "namespaceSelector" $here "podSelector" (dict "matchLabels" (include "slipway.selector" . | fromYaml)) -}}
+{{- $gateway := dict "namespaceSelector" $here "podSelector" (dict "matchLabels" (dict "app.kubernetes.io/name" "slipway-gateway")) -}}
+{{- concat (list $operator $gateway) .Values.networkPolicy.prometheus .Values.networkPolicy.admit | toJson }}
+{{- end }}
+
+{{- /* The variables of the containers that fetch models, as JSON. */ -}}
+{{- define "slipway.fetchEnvironment" -}}
+{{- $variables := dict -}}
+{{- with .Values.models }}
+{{- with .endpoint }}{{- $_ := set $variables "HF_ENDPOINT" . }}{{- end }}
+{{- with .httpsProxy }}{{- $_ := set $variables "HTTPS_PROXY" . }}{{- end }}
+{{- with .noProxy }}{{- $_ := set $variables "NO_PROXY" . }}{{- end }}
+{{- with .caBundle }}{{- $_ := set $variables "SLIPWAY_CA_BUNDLE" . }}{{- end }}
+{{- end }}
+{{- toJson $variables }}
 {{- end }}

@@ -19,6 +19,8 @@ from slipway_api.v1alpha1 import (
     ResourceRequirements,
     RolloutSpec,
 )
+from slipway_operator.plan.installation import Installation
+from slipway_operator.plan.profiles import SLIPWAY, Profile
 
 T = TypeVar("T")
 Origin: TypeAlias = Literal["spec", "operator", "built-in"]
@@ -55,8 +57,11 @@ class Effective:
 
     source: ModelSource
     revision: str | None
+    profile: Profile
     served_names: tuple[str, ...]
     image: str
+    fetch_image: str
+    fetch_environment: Mapping[str, str]
     max_model_len: int | None
     max_num_seqs: int
     max_batch_tokens: int
@@ -95,10 +100,11 @@ class _Resolver:
         return value
 
 
-def resolve(name: str, spec: LLMDeploymentSpec, engine_image: str) -> Effective:
+def resolve(name: str, spec: LLMDeploymentSpec, installation: Installation) -> Effective:
     """Return the values in force for the LLMDeployment `name`. Raises UnknownAccelerator."""
     pick = _Resolver()
     engine, rollout = spec.engine or EngineSpec(), spec.rollout or RolloutSpec()
+    profile = SLIPWAY
     source = parse_source(spec.model.source)
     revision = None
     if source.scheme == "hf":
@@ -112,11 +118,16 @@ def resolve(name: str, spec: LLMDeploymentSpec, engine_image: str) -> Effective:
     surge, unavailable = rollout_bounds(rollout.max_surge, rollout.max_unavailable)
     pick.note("rollout.maxSurge", surge, _origin(rollout.max_surge))
     pick.note("rollout.maxUnavailable", unavailable, _origin(rollout.max_unavailable))
+    image = pick.pick("engine.image", engine.image, installation.engine_image, "operator")
     return Effective(
         source=source,
         revision=revision,
+        profile=profile,
         served_names=served,
-        image=pick.pick("engine.image", engine.image, engine_image, "operator"),
+        image=image,
+        # The same image where it can: one less to pull.
+        fetch_image=image if profile.ours else installation.engine_image,
+        fetch_environment=installation.environment,
         max_model_len=engine.max_model_len,
         max_num_seqs=pick.pick("engine.maxNumSeqs", engine.max_num_seqs, DEFAULT_MAX_NUM_SEQS),
         max_batch_tokens=pick.pick("engine.maxBatchTokens", engine.max_batch_tokens, DEFAULT_MAX_BATCHTOKENS),
@@ -155,7 +166,7 @@ def _origin(given: object) -> Origin:
 
 
 def _accelerator(spec: LLMDeploymentSpec) -> catalogue.Accelerator:
-    name = spec.accelerator.type if spec.accelerator else catalogue.CPU
+    name = (spec.accelerator and spec.accelerator.type) or catalogue.CPU
     known = catalogue.CATALOGUE.get(name)
     if known is None:
         raise UnknownAccelerator(

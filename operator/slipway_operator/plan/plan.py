@@ -12,6 +12,7 @@ from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentSpec
 from slipway_operator.kinds import Kind, Object, key_of
 from slipway_operator.plan.effective import Effective, UnknownAccelerator, resolve
+from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.render import render_children
 
 MAX_PROBLEMS = 3
@@ -40,16 +41,16 @@ class Refusal:
     message: str
 
 
-def make_plan(parent: Mapping[str, Any], engine_image: str) -> Plan | Refusal:
+def make_plan(parent: Mapping[str, Any], installation: Installation) -> Plan | Refusal:
     """Return the plan for an LLMDeployment as the API server stores it."""
     try:
         spec = LLMDeploymentSpec.model_validate(parent.get("spec") or {})
-        values = resolve(key_of(parent).name, spec, engine_image)
+        values = resolve(key_of(parent).name, spec, installation)
     except ValidationError as error:
         return Refusal(Reason.INVALID_SPEC, explain(error))
     except UnknownAccelerator as error:
         return Refusal(Reason.UNKNOWN_ACCELERATOR, str(error))
-    children, revision = render_children(parent, spec, values)
+    children, revision = render_children(parent, spec, values, installation)
     return Plan(spec.suspend, values, children, revision)
 
 

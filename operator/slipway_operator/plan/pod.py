@@ -1,13 +1,15 @@
-"""The engine's pod: command line, sources, probes, resources, and Pod Security `restricted` throughout."""
+"""The engine's pod, whichever runtime: sources, probes, resources, Pod Security `restricted` throughout."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from slipway_api import names
-from slipway_api.v1alpha1 import EnvVar, LLMDeploymentSpec, PodTemplateSpec
+from slipway_api.v1alpha1 import LLMDeploymentSpec, PodTemplateSpec
 from slipway_operator.kinds import Object
 from slipway_operator.plan.effective import Effective
+from slipway_operator.plan.profiles import Setting, arguments_of
 
 USER_ID: Final = 65532
 RESTART_ANNOTATION: Final = f"{names.GROUP}/restart-token"
@@ -75,22 +77,40 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
 
 
 def _engine(overlay: PodTemplateSpec, values: Effective) -> Object:
+    profile = values.profile
+    command = {"command": list(profile.command)} if profile.command else {}
     return {
-        **_container(names.ENGINE_CONTAINER, values),
+        **_container(names.ENGINE_CONTAINER, values.image),
+        **command,
         "args": serve_arguments(values),
-        "env": _environment(overlay),
-        "ports": [{"name": "http", "containerPort": names.ENGINE_PORT, "protocol": "TCP"}],
+        "env": _environment(overlay, profile.environment),
+        "ports": [{"name": "http", "containerPort": profile.port, "protocol": "TCP"}],
         "resources": _resources(values.resources.requests, values.resources.limits),
-        "startupProbe": _probe("/health", STARTUP_PERIOD_SECONDS, STARTUP_FAILURES),
-        "livenessProbe": _probe("/health", 10, 3),
-        "readinessProbe": _probe("/ready", 5, 2),
-        "lifecycle": {"preStop": {"sleep": {"seconds": PRE_STOP_SECONDS}}},
-        "volumeMounts": [*_tmp_mount(), *_model_mounts(values)],
+        "startupProbe": _probe(profile.liveness, STARTUP_PERIOD_SECONDS, _startup_failures(values)),
+        "livenessProbe": _probe(profile.liveness, 10, 3),
+        "readinessProbe": _probe(profile.readiness, 5, 2),
+        "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_seconds(values)}}},
+        "volumeMounts": [*_tmp_mount(), *_shm_mount(values), *_model_mounts(values)],
     }
 
 
+def pre_stop_seconds(values: Effective) -> int:
+    """Return how long a pod that goes away goes on before the engine is told to stop.
+
+    An engine that ends its streams at SIGTERM is told only when they had the time that was promised to them.
+    """
+    return PRE_STOP_SECONDS + (0 if values.profile.drains else values.drain_seconds)
+
+
+def _startup_failures(values: Effective) -> int:
+    """Return how often the first answer may fail: other engines answer only once the weights are loaded."""
+    if values.profile.ours:
+        return STARTUP_FAILURES
+    return max(STARTUP_FAILURES, values.progress_deadline_seconds // STARTUP_PERIOD_SECONDS)
+
+
 def _fetch(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effective) -> Object:
-    env = _environment(overlay)
+    env = _environment(overlay, values.fetch_environment)
     credentials = spec.model.credentials
     if credentials is not None:
         key = {"name": credentials.secret_name, "key": "token"}
@@ -98,7 +118,7 @@ def _fetch(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effective)
         env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
     accelerator = {values.accelerator.resource}
     return {
-        **_container(names.FETCH_CONTAINER, values),
+        **_container(names.FETCH_CONTAINER, values.fetch_image),
         "args": fetch_arguments(spec.model.source, values),
         "env": env,
         # The same share as the engine's, which costs nothing: a pod reserves the larger of the two.
@@ -110,10 +130,10 @@ def _fetch(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effective)
     }
 
 
-def _container(name: str, values: Effective) -> Object:
+def _container(name: str, image: str) -> Object:
     return {
         "name": name,
-        "image": values.image,
+        "image": image,
         "imagePullPolicy": "IfNotPresent",
         "securityContext": SECURITY_CONTEXT,
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -122,15 +142,17 @@ def _container(name: str, values: Effective) -> Object:
 
 def serve_arguments(values: Effective) -> list[str]:
     """Return the engine's command line. Each user's value is one argument of its own: no shell reads it."""
-    arguments = ["serve", model_path(values), "--host", "0.0.0.0", "--port", str(names.ENGINE_PORT)]  # noqa: S104
-    arguments += ["--served-model-name", *values.served_names]
-    if values.max_model_len is not None:
-        arguments += ["--max-model-len", str(values.max_model_len)]
-    arguments += ["--max-num-seqs", str(values.max_num_seqs)]
-    arguments += ["--max-num-batched-tokens", str(values.max_batch_tokens)]
-    arguments += ["--memory-percent", str(values.memory_percent)]
-    arguments.append("--enable-prefix-caching" if values.prefix_caching else "--no-enable-prefix-caching")
-    return [*arguments, "--drain-seconds", str(values.drain_seconds)]
+    settings: dict[Setting, object] = {
+        "served_names": values.served_names,
+        "max_model_len": values.max_model_len,
+        "max_num_seqs": values.max_num_seqs,
+        "max_batch_tokens": values.max_batch_tokens,
+        "memory_percent": values.memory_percent,
+        "memory_fraction": f"{values.memory_percent / 100:.2f}",
+        "prefix_caching": values.prefix_caching,
+        "drain_seconds": values.drain_seconds,
+    }
+    return arguments_of(values.profile, model_path(values), "0.0.0.0", settings)  # noqa: S104 - its pod
 
 
 def fetch_arguments(source: str, values: Effective) -> list[str]:
@@ -143,24 +165,26 @@ def model_path(values: Effective) -> str:
     """Return where the engine container finds the model."""
     source = values.source
     if source.fetched:
-        return names.MODEL_DIR
+        # Slipway's engine finds the one file of a directory by itself; others want to be told its name.
+        file = source.location.rpartition("/")[2] if source.scheme == "https" else ""
+        return names.MODEL_DIR if values.profile.ours or not file else f"{names.MODEL_DIR}/{file}"
     if source.scheme == "pvc":
         return f"{names.CLAIM_DIR}/{source.path}".rstrip("/")
     return source.location
 
 
-def _environment(overlay: PodTemplateSpec) -> list[Object]:
-    given = [_environment_entry(entry) for entry in overlay.env or ()]
-    own = [{"name": "HOME", "value": "/tmp"}]  # noqa: S108 - the one writable directory of the container
-    return [entry for entry in own if entry["name"] not in {e["name"] for e in given}] + given
-
-
-def _environment_entry(entry: EnvVar) -> Object:
-    return _dump(entry)
+def _environment(overlay: PodTemplateSpec, extra: Mapping[str, str]) -> list[Object]:
+    """Return the container's variables: what the object writes wins, HOME is the one writable directory."""
+    given = [_dump(entry) for entry in overlay.env or ()]
+    own = {"HOME": "/tmp", **extra}  # noqa: S108 - inside the container
+    written = {entry["name"] for entry in given}
+    return [{"name": name, "value": value} for name, value in own.items() if name not in written] + given
 
 
 def _volumes(values: Effective) -> list[Object]:
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
+    if values.profile.shared_memory:
+        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
     if values.source.fetched:
         volumes.append({"name": "model", "emptyDir": {}})
     if values.source.scheme == "pvc":
@@ -171,6 +195,10 @@ def _volumes(values: Effective) -> list[Object]:
 
 def _tmp_mount() -> list[Object]:
     return [{"name": "tmp", "mountPath": "/tmp"}]  # noqa: S108 - inside the container
+
+
+def _shm_mount(values: Effective) -> list[Object]:
+    return [{"name": "shm", "mountPath": "/dev/shm"}] if values.profile.shared_memory else []  # noqa: S108
 
 
 def _model_mounts(values: Effective) -> list[Object]:

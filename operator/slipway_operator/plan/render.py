@@ -13,8 +13,20 @@ from typing import Any, Final
 
 from slipway_api import names
 from slipway_api.v1alpha1 import LLMDeploymentSpec
-from slipway_operator.kinds import DEPLOYMENT, PARENT, PDB, SERVICE, Kind, Object, key_of, uid_of
+from slipway_operator.kinds import (
+    DEPLOYMENT,
+    NETWORK_POLICY,
+    PARENT,
+    PDB,
+    SERVICE,
+    Kind,
+    Object,
+    key_of,
+    uid_of,
+)
 from slipway_operator.plan.effective import Effective
+from slipway_operator.plan.installation import Installation
+from slipway_operator.plan.network import network_policy
 from slipway_operator.plan.pod import render_pod
 
 LABEL_REVISION: Final = f"{names.GROUP}/revision"
@@ -22,7 +34,7 @@ REVISION_LENGTH: Final = 10
 
 
 def render_children(
-    parent: Mapping[str, Any], spec: LLMDeploymentSpec, values: Effective
+    parent: Mapping[str, Any], spec: LLMDeploymentSpec, values: Effective, installation: Installation
 ) -> tuple[dict[Kind, Object], str]:
     """Return the children by kind, and the revision of the pods they ask for."""
     name = key_of(parent).name
@@ -34,6 +46,8 @@ def render_children(
         PDB: _disruption_budget(name),
         DEPLOYMENT: _deployment(name, template, values),
     }
+    if installation.peers is not None:
+        bodies = {NETWORK_POLICY: network_policy(name, values.profile.port, installation.peers), **bodies}
     children = {
         kind: {
             "apiVersion": kind.api_version,
