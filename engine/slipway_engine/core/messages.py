@@ -162,7 +162,10 @@ class StepOutput:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The core has loaded the model. Limits are in tokens; `load_seconds` maps a phase's name to seconds."""
+    """The core has loaded the model. Limits are in tokens; `load_seconds` maps a phase's name to seconds.
+
+    `pooling` is set where the model makes embeddings, and only those.
+    """
 
     max_model_len: int
     vocab_size: int
@@ -173,6 +176,7 @@ class Ready:
     device: str
     eos_token_ids: tuple[int, ...]
     load_seconds: dict[str, float] = field(default_factory=dict)
+    pooling: Pooling | None = None
 
 
 @dataclass(frozen=True, slots=True)
