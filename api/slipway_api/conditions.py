@@ -37,6 +37,7 @@ class Reason(StrEnum):
     MINIMUM_REPLICAS_UNAVAILABLE = "MinimumReplicasUnavailable"  # fewer replicas serve than asked for
     # the object
     INVALID_SPEC = "InvalidSpec"  # a combination of fields that the schema could not refuse
+    UNSUPPORTED_FIELD = "UnsupportedField"  # a field of the API that this version does not act on
     UNKNOWN_ACCELERATOR = "UnknownAccelerator"  # accelerator.type is not in the catalogue
     # the model, as the engine reports it
     MODEL_NOT_FOUND = "ModelNotFound"

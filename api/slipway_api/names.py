@@ -11,6 +11,10 @@ KIND: Final = "LLMDeployment"
 PLURAL: Final = "llmdeployments"
 SINGULAR: Final = "llmdeployment"
 SHORT: Final = "llmdep"
+CLASS_KIND: Final = "LLMClass"
+CLASS_PLURAL: Final = "llmclasses"
+CLASS_SINGULAR: Final = "llmclass"
+CLASS_SHORT: Final = "llmc"
 
 FIELD_MANAGER: Final = "slipway-operator"
 

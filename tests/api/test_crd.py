@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from slipway_api.crd import custom_resource_definition
+from slipway_api.crd import custom_resource_definitions
 from slipway_api.structural import NotStructural, structural
 
 ROOT = Path(__file__).resolve().parents[2]
-SCHEMA = custom_resource_definition()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+CRDS = custom_resource_definitions()
+SCHEMAS = [crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"] for crd in CRDS]
+each_schema = pytest.mark.parametrize("schema", SCHEMAS, ids=[crd["spec"]["names"]["kind"] for crd in CRDS])
 
 
 def walk(schema, path="") -> list[tuple[str, dict]]:
@@ -37,8 +39,9 @@ def test_the_committed_files_are_what_the_models_say():
     assert result.returncode == 0, result.stderr
 
 
-def test_every_node_is_structural():
-    for path, node in walk(SCHEMA):
+@each_schema
+def test_every_node_is_structural(schema):
+    for path, node in walk(schema):
         assert "$ref" not in node, path
         assert not {"oneOf", "allOf", "not", "const", "title", "exclusiveMinimum"} & node.keys(), path
         assert ("type" in node) != ("x-kubernetes-int-or-string" in node), path
@@ -46,8 +49,9 @@ def test_every_node_is_structural():
         assert node.get("type") != "number", path
 
 
-def test_everything_a_user_writes_is_bounded():
-    for path, node in walk(SCHEMA["properties"]["spec"]):
+@each_schema
+def test_everything_a_user_writes_is_bounded(schema):
+    for path, node in walk(schema["properties"]["spec"]):
         if node.get("type") == "array":
             assert "maxItems" in node, path
         if node.get("type") == "string":
@@ -56,25 +60,29 @@ def test_everything_a_user_writes_is_bounded():
             assert "maxProperties" in node, path
 
 
-def test_everything_is_described():
-    for path, node in walk(SCHEMA):
+@each_schema
+def test_everything_is_described(schema):
+    for path, node in walk(schema):
         if path.startswith((".spec", ".status")) and not path.endswith("[]"):
             assert node.get("description"), path
 
 
-def test_defaults_only_on_scalars_outside_lists():
-    for path, node in walk(SCHEMA):
+@each_schema
+def test_defaults_only_on_scalars_outside_lists(schema):
+    for path, node in walk(schema):
         if "default" in node:
             assert node["type"] not in ("object", "array"), path
             assert "[]" not in path, path
 
 
 def test_stays_far_below_the_limit_of_client_side_apply():
-    assert len(json.dumps(custom_resource_definition())) < 64 * 1024
+    for crd in CRDS:
+        assert len(json.dumps(crd)) < 64 * 1024, crd["metadata"]["name"]
 
 
-def test_every_rule_says_what_to_write():
-    rules = [rule for _, node in walk(SCHEMA) for rule in node.get("x-kubernetes-validations", [])]
+@each_schema
+def test_every_rule_says_what_to_write(schema):
+    rules = [rule for _, node in walk(schema) for rule in node.get("x-kubernetes-validations", [])]
     assert len(rules) >= 8
     for rule in rules:
         assert rule["rule"]

@@ -14,6 +14,7 @@ from slipway_operator.kinds import Kind, Object, key_of
 from slipway_operator.plan.effective import Effective, UnknownAccelerator, resolve
 from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.render import render_children
+from slipway_operator.plan.support import unsupported_field
 
 MAX_PROBLEMS = 3
 
@@ -45,6 +46,9 @@ def make_plan(parent: Mapping[str, Any], installation: Installation) -> Plan | R
     """Return the plan for an LLMDeployment as the API server stores it."""
     try:
         spec = LLMDeploymentSpec.model_validate(parent.get("spec") or {})
+        missing = unsupported_field(spec)
+        if missing is not None:
+            return Refusal(Reason.UNSUPPORTED_FIELD, missing)
         values = resolve(key_of(parent).name, spec, installation)
     except ValidationError as error:
         return Refusal(Reason.INVALID_SPEC, explain(error))

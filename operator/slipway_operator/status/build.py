@@ -8,7 +8,7 @@ from typing import Any
 
 from slipway_api import names
 from slipway_api.conditions import Reason
-from slipway_api.v1alpha1 import LLMDeploymentStatus
+from slipway_api.v1alpha1 import LLMDeploymentStatus, PlanStatus
 from slipway_operator.explain.denials import explain_denial
 from slipway_operator.explain.findings import Finding, clean, worst
 from slipway_operator.explain.pods import explain_pod, is_leaving, is_ready
@@ -63,7 +63,8 @@ def build_status(seen: Observation) -> dict[str, Any]:
         ready=f"{pods.ready}/{pods.wanted}",
         selector=",".join(f"{k}={v}" for k, v in names.selector_of(key.name).items()),
         url=f"http://{key.name}.{key.namespace}.svc/v1",
-        effective=list(plan.values.values) if plan else None,
+        accelerator=plan.values.accelerator.name if plan else None,
+        plan=PlanStatus(effective=list(plan.values.values)) if plan else None,
         conditions=conditions_of(_verdict(seen, pods), seen.parent, seen.now),
     )
     return status.model_dump(by_alias=True, exclude_none=True)

@@ -1,0 +1,71 @@
+"""Fields of the API that this version does not act on. An object that sets one is refused by name.
+
+The names of v1alpha1 are final before everything behind them works. Ignoring a field would promise what does
+not happen, so each stands here until it does; whoever makes one work removes its entry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from slipway_api.sources import parse_source
+from slipway_api.v1alpha1 import LLMDeploymentSpec, Spec
+
+UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
+    "className": (),
+    "model.credentials.serviceAccountName": (),
+    "model.cache": (),
+    "model.adapters": ([],),
+    "model.trustRemoteCode": (False,),
+    "engine.runtime": ("slipway",),
+    "engine.speculative": (),
+    "engine.extraArgs": ([],),
+    "quantization.weights": ("auto",),
+    "quantization.kvCache": ("auto",),
+    "parallelism.tensor": (1, "auto"),
+    "parallelism.pipeline": (1,),
+    "parallelism.expert": (False,),
+    "accelerator.mig": (),
+    "accelerator.capacity": (),
+    "autoscaling": (),
+    "rollout.paused": (False,),
+    "rollout.canary": (),
+    "rollout.upgradePolicy": (),
+    "routing": (),
+    "podTemplate.volumes": ([],),
+    "podTemplate.volumeMounts": ([],),
+    "podTemplate.topologySpreadConstraints": ([],),
+    "podTemplate.runtimeClassName": (),
+    "podTemplate.schedulerName": (),
+}
+"""Paths below `spec`, each with the values that ask for nothing beyond what is done anyway."""
+
+UNSUPPORTED_SCHEMES: Final = frozenset({"s3", "gs", "oci"})
+"""Sources that cannot be fetched yet."""
+
+
+def unsupported_field(spec: LLMDeploymentSpec) -> str | None:
+    """Return the sentence about the first field that is set but not acted on; None where there is none."""
+    for path, harmless in UNSUPPORTED.items():
+        value = _value(spec, path.split("."))
+        if value is not None and value not in harmless:
+            return f"spec.{path} is not supported by this version of Slipway yet; remove it"
+    scheme = parse_source(spec.model.source).scheme
+    if scheme in UNSUPPORTED_SCHEMES:
+        return (
+            f"spec.model.source: {scheme}:// is not supported by this version of Slipway yet; "
+            "write an hf://, https://, pvc:// or file:// source"
+        )
+    return None
+
+
+def _value(spec: Spec, path: list[str]) -> object:
+    """Return what stands at a path of camelCase names; None where any part is absent."""
+    value: object = spec
+    for name in path:
+        if not isinstance(value, Spec):
+            return None
+        fields = type(value).model_fields
+        value = getattr(value, next(field for field, info in fields.items() if info.alias == name))
+    return value

@@ -1,0 +1,76 @@
+"""What the API knows and the operator does not do yet is refused by name, never ignored."""
+
+from __future__ import annotations
+
+import pytest
+
+from slipway_api.v1alpha1 import LLMDeploymentSpec
+from slipway_operator.plan.support import UNSUPPORTED, UNSUPPORTED_SCHEMES, unsupported_field
+
+SET = {
+    "className": {"className": "standard"},
+    "model.credentials.serviceAccountName": {
+        "model": {"source": "hf://a/b", "credentials": {"serviceAccountName": "f"}}
+    },
+    "model.cache": {"model": {"source": "hf://a/b", "cache": {"mode": "Shared"}}},
+    "model.adapters": {"model": {"source": "hf://a/b", "adapters": [{"name": "x", "source": "hf://a/c"}]}},
+    "model.trustRemoteCode": {"model": {"source": "hf://a/b", "trustRemoteCode": True}},
+    "engine.runtime": {"engine": {"runtime": "vllm"}},
+    "engine.speculative": {"engine": {"speculative": {"method": "ngram"}}},
+    "engine.extraArgs": {"engine": {"extraArgs": ["--x"]}},
+    "quantization.weights": {"quantization": {"weights": "int4"}},
+    "quantization.kvCache": {"quantization": {"kvCache": "fp8"}},
+    "parallelism.tensor": {"parallelism": {"tensor": 2}},
+    "parallelism.pipeline": {"parallelism": {"pipeline": 2}},
+    "parallelism.expert": {"parallelism": {"expert": True}},
+    "accelerator.mig": {"accelerator": {"type": "nvidia-a100-80gb", "mig": {"profile": "1g.10gb"}}},
+    "accelerator.capacity": {"accelerator": {"capacity": "spot"}},
+    "autoscaling": {"autoscaling": {"maxReplicas": 2}},
+    "rollout.paused": {"rollout": {"paused": True}},
+    "rollout.canary": {"rollout": {"canary": {"replicas": 1}}},
+    "rollout.upgradePolicy": {"rollout": {"upgradePolicy": "Automatic"}},
+    "routing": {"routing": {"policy": "prefix-affine"}},
+    "podTemplate.volumes": {"podTemplate": {"volumes": [{"name": "a", "emptyDir": {}}]}},
+    "podTemplate.volumeMounts": {
+        "podTemplate": {
+            "volumes": [{"name": "a", "emptyDir": {}}],
+            "volumeMounts": [{"name": "a", "mountPath": "/a"}],
+        }
+    },
+    "podTemplate.topologySpreadConstraints": {"podTemplate": {"topologySpreadConstraints": [{"maxSkew": 1}]}},
+    "podTemplate.runtimeClassName": {"podTemplate": {"runtimeClassName": "nvidia"}},
+    "podTemplate.schedulerName": {"podTemplate": {"schedulerName": "mine"}},
+}
+
+
+def spec_of(**fields) -> LLMDeploymentSpec:
+    return LLMDeploymentSpec.model_validate({"model": {"source": "hf://a/b"}, **fields})
+
+
+@pytest.mark.parametrize("path", UNSUPPORTED)
+def test_each_field_is_refused_by_name(path):
+    sentence = unsupported_field(spec_of(**SET[path]))
+    assert sentence is not None
+    assert "is not supported by this version" in sentence
+    assert any(
+        f"spec.{other} " in sentence for other in UNSUPPORTED if other.split(".")[0] == path.split(".")[0]
+    )
+
+
+@pytest.mark.parametrize("scheme", sorted(UNSUPPORTED_SCHEMES))
+def test_each_source_is_refused_by_name(scheme):
+    source = {"oci": "oci://registry.example/m:1"}.get(scheme, f"{scheme}://bucket/path")
+    assert f"{scheme}:// is not supported" in (unsupported_field(spec_of(model={"source": source})) or "")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"quantization": {"weights": "auto"}, "parallelism": {"tensor": 1}},
+        {"engine": {"runtime": "slipway", "extraArgs": []}, "rollout": {"paused": False}},
+        {"slo": {"ttftMs": 100}, "accelerator": {"type": "nvidia-l4-24gb"}},
+    ],
+)
+def test_what_asks_for_nothing_more_is_accepted(fields):
+    assert unsupported_field(spec_of(**fields)) is None
