@@ -27,7 +27,7 @@ class EngineConfig:
         cpu_backend: "auto", "native" (C++) or "torch": what computes on a CPU.
         quantization: "none" and "auto" keep the checkpoint's own values, "auto" multiplies quantised ones
             with 16-bit inputs where that is faster; "int8" multiplies in bytes.
-        kv_cache_dtype: "auto", "float16" or "float32": what the native path keeps keys and values in.
+        kv_cache_dtype: "auto", "float16", "float32" or "int8": what keys and values are kept in on a CPU.
         seed: base of the random streams of requests that bring no seed of their own.
     """
 

@@ -83,8 +83,8 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--kv-cache-dtype",
-        choices=("auto", "float16", "float32"),
-        help="type of keys and values on a CPU (default: float16)",
+        choices=("auto", "float16", "float32", "int8"),
+        help="type of keys and values on a CPU; int8 has a scale a token and head (default: float16)",
     )
     count("--num-threads", "compute threads (default: the CPU quota)")
     group.add_argument("--seed", type=int, metavar="N", help="for requests without one (default: 0)")

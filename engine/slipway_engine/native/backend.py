@@ -22,14 +22,15 @@ from slipway_engine.kv.plan import MemoryPlan, Needs
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.models.config import DecoderConfig, RopeConfig
 from slipway_engine.native import library, weights
-from slipway_engine.native.library import BLOCK, PANEL, Format
-from slipway_engine.native.runner import NativeModel, NativeRunner, model_config, padded_head_dim
+from slipway_engine.native.library import BLOCK, PANEL, Format, Kv
+from slipway_engine.native.runner import NativeModel, NativeRunner, kv_head_bytes, model_config
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "native", "torch")
 QUANTIZATIONS = ("auto", "none", "int8")
-KV_DTYPES = ("auto", "float16", "float32")
+KV_DTYPES = ("auto", "float16", "float32", "int8")
+_KVS = {"auto": Kv.FLOAT16, "float16": Kv.FLOAT16, "float32": Kv.FLOAT32, "int8": Kv.INT8}
 _DTYPES = {1: "int8", 2: "int16", 4: "float32"}
 _VNNI = ("avx512", "avxvnni")
 
@@ -69,7 +70,7 @@ class NativeBackend:
         isa: str,
         *,
         input_bytes: int,
-        half_kv: bool,
+        kv: Kv,
         max_num_seqs: int,
     ) -> None:
         self._checkpoint = checkpoint
@@ -77,7 +78,7 @@ class NativeBackend:
         self._isa = isa
         self._input_bytes = input_bytes
         self._repack = input_bytes == 1
-        self._half_kv = half_kv
+        self._kv = kv
         self._max_num_seqs = max_num_seqs
 
     @property
@@ -97,14 +98,13 @@ class NativeBackend:
     def needs(self, baseline: int) -> Needs:
         """Return what the packed model and its steps need."""
         checkpoint, config = self._checkpoint, self._checkpoint.config
-        kv_elements = 2 * config.num_kv_heads * padded_head_dim(config)
-        native = model_config(config, self._input_bytes, self._half_kv)
+        native = model_config(config, self._input_bytes, self._kv)
         groups = weights.groups(config)
         return Needs(
             weights=sum(_packed_bytes(checkpoint, names, self._repack) for names in groups),
             load_peak=_LOAD_COPIES * max(4 * _elements(checkpoint, names) for names in groups),
             baseline=baseline,
-            kv_bytes_per_token=kv_elements * config.num_layers * (2 if self._half_kv else 4),
+            kv_bytes_per_token=2 * config.num_layers * config.num_kv_heads * kv_head_bytes(native) // BLOCK,
             kv_bytes_per_token_layer=0,  # the cache is read in place
             activation_bytes_per_token=library.load().slipway_workspace_bytes(ctypes.byref(native), 1, 1),
             vocab_size=config.vocab_size,
@@ -119,7 +119,7 @@ class NativeBackend:
         assert block_size == BLOCK
         pool = library.Pool(self._threads)
         packed = weights.load(self._checkpoint, pool, self._repack, progress)
-        model = NativeModel(packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._half_kv)
+        model = NativeModel(packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._kv)
         return NativeRunner(model, self._max_num_seqs)
 
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
@@ -146,7 +146,7 @@ def choose(
             threads,
             isa,
             input_bytes=_input_bytes(config.quantization, isa),
-            half_kv=config.kv_cache_dtype != "float32",
+            kv=_KVS[config.kv_cache_dtype],
             max_num_seqs=config.max_num_seqs,
         )
         log.info("native CPU path: %s, linears in %s", isa, chosen.dtype)

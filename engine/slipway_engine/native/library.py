@@ -21,7 +21,7 @@ import numpy.typing as npt
 from slipway_engine.errors import EngineError, InvalidArgument
 from slipway_engine.native import build
 
-ABI = 2
+ABI = 3
 PANEL = 32
 LANES = 16
 BLOCK = 16
@@ -51,6 +51,14 @@ class Format(IntEnum):
         return width // 32 * {Format.Q8_0: 34, Format.Q4_0: 18, Format.Q4_1: 20}[self]
 
 
+class Kv(IntEnum):
+    """How the cache holds keys and values; the numbers are the library's."""
+
+    FLOAT32 = 0
+    FLOAT16 = 1
+    INT8 = 2
+
+
 class Source(c.Structure):
     """Rows of a weight as the checkpoint holds them."""
 
@@ -62,7 +70,7 @@ class ModelConfig(c.Structure):
 
     _fields_ = [
         *((name, c.c_int32) for name in ("hidden", "intermediate", "vocab", "layers", "heads", "kv_heads")),
-        *((name, c.c_int32) for name in ("head_dim", "gelu", "input_bytes", "half_kv")),
+        *((name, c.c_int32) for name in ("head_dim", "gelu", "input_bytes", "kv")),
         *((name, c.c_float) for name in ("norm_eps", "attention_scale", "embedding_scale", "residual_scale")),
         *((name, c.c_float) for name in ("logits_scale", "attention_softcap", "rope_scale")),
     ]
@@ -120,6 +128,8 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "slipway_model_destroy": (None, [c.c_void_p]),
     "slipway_model_step": (c.c_int32, [c.c_void_p, c.POINTER(Step)]),
+    "slipway_model_times": (None, [c.c_void_p, c.c_void_p]),
+    "slipway_kv_head_bytes": (c.c_int64, [c.POINTER(ModelConfig)]),
     "slipway_workspace_bytes": (c.c_int64, [c.POINTER(ModelConfig), c.c_int32, c.c_int64]),
     "slipway_measure_flops": (c.c_double, [c.c_void_p, c.c_char_p]),
     "slipway_measure_integers": (c.c_double, [c.c_void_p, c.c_char_p]),

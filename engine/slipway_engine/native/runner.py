@@ -16,11 +16,14 @@ from slipway_engine.core.scheduler import Scheduled
 from slipway_engine.models.config import DecoderConfig
 from slipway_engine.models.rope import inverse_frequencies
 from slipway_engine.native import library
-from slipway_engine.native.library import BLOCK, LANES, Array, LayerWeights, ModelConfig, Pool, Step
+from slipway_engine.native.library import BLOCK, Array, Kv, LayerWeights, ModelConfig, Pool, Step
 from slipway_engine.native.weights import LayerParts, Weights
 
+PHASES = ("embedding", "norms", "qkv", "cache", "attention", "output", "mlp", "head")
+"""What a step's time is counted under; the library's order."""
 
-def model_config(config: DecoderConfig, input_bytes: int, half_kv: bool) -> ModelConfig:
+
+def model_config(config: DecoderConfig, input_bytes: int, kv: Kv) -> ModelConfig:
     """Return the decoder's numbers as the library takes them."""
     return ModelConfig(
         hidden=config.hidden_size,
@@ -31,7 +34,7 @@ def model_config(config: DecoderConfig, input_bytes: int, half_kv: bool) -> Mode
         kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         input_bytes=input_bytes,
-        half_kv=half_kv,
+        kv=kv,
         norm_eps=config.rms_eps,
         attention_scale=1 / sqrt(config.head_dim),
         embedding_scale=1,
@@ -41,23 +44,24 @@ def model_config(config: DecoderConfig, input_bytes: int, half_kv: bool) -> Mode
     )
 
 
-def padded_head_dim(config: DecoderConfig) -> int:
-    """Return the elements that a head takes in the cache."""
-    return -(-config.head_dim // LANES) * LANES
+def kv_head_bytes(config: ModelConfig) -> int:
+    """Return the bytes that one head's keys, or its values, take in a block of the cache."""
+    found: int = library.load().slipway_kv_head_bytes(ctypes.byref(config))
+    return found
 
 
 class Cache:
-    """Keys and values: [blocks, layers, keys and values, heads, padded head_dim * 16]; block 0 pads.
+    """Keys and values: [blocks, layers, keys and values, heads, a head's bytes]; block 0 pads.
 
     A block is one piece of memory, and pages are huge where the system has them: blocks of a long context lie
     anywhere, and finding small pages takes longer than reading them.
     """
 
-    def __init__(self, config: DecoderConfig, num_blocks: int, half: bool) -> None:
+    def __init__(self, config: ModelConfig, num_blocks: int) -> None:
         self.num_blocks = num_blocks + 1
-        self.head_bytes = padded_head_dim(config) * BLOCK * (2 if half else 4)
-        self.layer_bytes = 2 * config.num_kv_heads * self.head_bytes
-        self.block_bytes = config.num_layers * self.layer_bytes
+        self.head_bytes = kv_head_bytes(config)
+        self.layer_bytes: int = 2 * config.kv_heads * self.head_bytes
+        self.block_bytes: int = config.layers * self.layer_bytes
         memory = mmap.mmap(-1, self.num_blocks * self.block_bytes)  # zeros, which cost memory once written
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a kernel without huge pages
@@ -79,14 +83,14 @@ class NativeModel:
     """A loaded decoder: token ids and block tables in, logits out."""
 
     def __init__(
-        self, weights: Weights, pool: Pool, isa: str, num_blocks: int, input_bytes: int, half_kv: bool
+        self, weights: Weights, pool: Pool, isa: str, num_blocks: int, input_bytes: int, kv: Kv
     ) -> None:
         config = weights.config
         self.weights = weights  # the library reads the matrices in place
         self.pool = pool
         self.vocab_size = config.vocab_size
-        self.cache = Cache(config, num_blocks, half_kv)
-        native = model_config(config, input_bytes, half_kv)
+        native = model_config(config, input_bytes, kv)
+        self.cache = Cache(native, num_blocks)
         windows = config.windows or (None,) * config.num_layers
         layers = (LayerWeights * config.num_layers)(
             *(_layer(layer, window) for layer, window in zip(weights.layers, windows, strict=True))
@@ -134,6 +138,12 @@ class NativeModel:
         )
         if library.load().slipway_model_step(self.handle, ctypes.byref(step)):
             raise library.error()
+
+    def times(self) -> dict[str, float]:
+        """Return the seconds of each kind of work since the last call; the first begins to count."""
+        seconds = np.zeros(len(PHASES))
+        library.load().slipway_model_times(self.handle, seconds.ctypes.data)
+        return dict(zip(PHASES, seconds.tolist(), strict=True))
 
 
 class NativeRunner:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -21,6 +23,7 @@ from slipway_engine.loading.checkpoint import open_checkpoint
 from slipway_engine.models.config import ExpertsConfig, RopeConfig
 from slipway_engine.native import backend, build, library, weights
 from slipway_engine.sampling import SamplingParams
+from slipway_engine.tokenizer.load import load_tokenizer
 
 CPU = torch.device("cpu")
 MARGIN = 2e-3
@@ -86,6 +89,44 @@ def test_plan_counts_what_is_packed(smollm2: Path) -> None:
     model = chosen.load(_plan_of(64), 16, lambda done, total: None)
     assert Machine().resident() - resident < needs.weights + needs.load_peak + (40 << 20)
     assert model.model.cache.num_blocks == 65
+
+
+@pytest.mark.parametrize("kv", ["float32", "float16", "int8"])
+def test_plan_counts_the_cache(smollm2: Path, kv: str) -> None:
+    checkpoint = open_checkpoint(smollm2)
+    chosen = backend.choose(config(smollm2, kv_cache_dtype=kv), checkpoint, CPU, 1)
+    assert chosen is not None
+    cache = chosen.load(_plan_of(7), 16, lambda done, total: None).model.cache
+    assert cache.data.nbytes == 8 * 16 * chosen.needs(0).kv_bytes_per_token
+    per_head = {"float32": 256, "float16": 128, "int8": 64 + 4}[kv]
+    assert chosen.needs(0).kv_bytes_per_token == 2 * 30 * 3 * per_head
+
+
+def test_cache_of_bytes_is_near(smollm2: Path) -> None:
+    """On a real text, teacher-forced: against the same weights with a cache of float32."""
+    tokens = load_tokenizer(smollm2).encode(Path(backend.__file__).read_text())[:500]
+    logits = []
+    for kv in ("float32", "int8"):
+        core = EngineCore(config(smollm2, quantization="none", kv_cache_dtype=kv))
+        logits.append(_teacher_forced(core, tokens))
+    expected, found = (torch.from_numpy(rows).log_softmax(1) for rows in logits)
+    divergence = (expected.exp() * (expected - found)).sum(1)
+    assert divergence.mean() < 3e-3
+    assert (expected.argmax(1) == found.argmax(1)).float().mean() > 0.97
+
+
+def _teacher_forced(core: EngineCore, tokens: Sequence[int]) -> np.ndarray[Any, Any]:
+    model = core._runner.model  # type: ignore[attr-defined]
+    logits = np.empty((len(tokens), model.vocab_size), dtype=np.float32)
+    model.step(
+        np.array(tokens, dtype=np.int64),
+        np.zeros(1, dtype=np.int64),
+        np.array([0, len(tokens)], dtype=np.int32),
+        np.arange(1, 1 + -(-len(tokens) // 16), dtype=np.int32)[None],
+        np.arange(len(tokens), dtype=np.int32),
+        logits,
+    )
+    return logits
 
 
 def _plan_of(blocks: int) -> Any:

@@ -13,9 +13,10 @@ from slipway_engine.loading.weights import load as load_torch
 from slipway_engine.models import context
 from slipway_engine.models.attention import PagedAttention
 from slipway_engine.models.config import RopeConfig
+from slipway_engine.models.kv_cache import row_elements
 from slipway_engine.models.linear import plain
 from slipway_engine.native import library, weights
-from slipway_engine.native.library import Array, Pool
+from slipway_engine.native.library import Array, Kv, Pool
 from slipway_engine.native.runner import NativeModel
 
 BLOCKS = 40
@@ -46,12 +47,14 @@ def isa(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def reference(checkpoint: Any, tokens: Sequence[int]) -> Array:
+def reference(checkpoint: Any, tokens: Sequence[int], kv: torch.dtype = torch.float32) -> Array:
     """The torch decoder's logits for every token of one sequence."""
     config, cpu = checkpoint.config, torch.device("cpu")
     with torch.inference_mode():
         decoder = load_torch(checkpoint, plain, cpu, torch.float32, config.max_position)
-        caches = [torch.zeros(BLOCKS, 16, config.kv_elements_per_token) for _ in range(config.num_layers)]
+        caches = [
+            torch.zeros(BLOCKS, 16, row_elements(layer, kv), dtype=kv) for layer in config.attention_layers
+        ]
         span = context.Span(0, len(tokens), list(range(1, BLOCKS)))
         step = context.build([span], 16, cpu, torch.float32)
         attend = PagedAttention(config, caches).bind(step)
@@ -59,9 +62,9 @@ def reference(checkpoint: Any, tokens: Sequence[int]) -> Array:
         return decoder.logits(hidden).numpy()
 
 
-def native(checkpoint: Any, pool: Pool, isa: str, *, inputs: int = 4, half: bool = False) -> NativeModel:
+def native(checkpoint: Any, pool: Pool, isa: str, *, inputs: int = 4, kv: Kv = Kv.FLOAT32) -> NativeModel:
     packed = weights.load(checkpoint, pool, int8=inputs == 1)
-    return NativeModel(packed, pool, isa, BLOCKS, input_bytes=inputs, half_kv=half)
+    return NativeModel(packed, pool, isa, BLOCKS, input_bytes=inputs, kv=kv)
 
 
 def run(model: NativeModel, tokens: Sequence[int], chunks: Sequence[int]) -> Array:
@@ -99,6 +102,21 @@ def test_logits_are_the_torch_decoders(
     assert np.abs(result - expected).max() < 2e-4 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("feature", FEATURES)
+def test_cache_of_bytes_is_the_torch_decoders(
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, feature: str
+) -> None:
+    """Up to keys that lie on the edge between two numbers, and the bits that queries and weights have."""
+    made = checkpoint(**FEATURES[feature])
+    tokens = tokens_of(300)
+    expected = reference(made, tokens, torch.int8)
+    model = native(made, pool, isa, kv=Kv.INT8)
+    error = np.abs(run(model, tokens, [1, 16, 1, 130, 1, 150, 1]) - expected) / np.abs(expected).max()
+    coarse = np.abs(reference(made, tokens) - expected) / np.abs(expected).max()
+    assert error.max() < 1e-2
+    assert error.mean() < 0.25 * coarse.mean()
+
+
 @pytest.mark.parametrize("kind", ["F16", "BF16", "Q8_0", "Q4_0", "Q4_1"])
 def test_stored_types_keep_their_values(
     checkpoint: Callable[..., Any], pool: Pool, isa: str, kind: str
@@ -117,35 +135,43 @@ def test_whole_inputs_and_half_cache_are_near(
     made = checkpoint(kind, num_heads=8, hidden_size=96)
     tokens = tokens_of(150)
     expected = torch.from_numpy(reference(made, tokens)).log_softmax(1)
-    for inputs, half, limit in ((4, True, 1e-5), (2, False, 1e-6), (2, True, 1e-5), (1, True, 2e-2)):
-        result = run(native(made, pool, isa, inputs=inputs, half=half), tokens, [150])
+    for inputs, kv, limit in (
+        (4, Kv.FLOAT16, 1e-5),
+        (2, Kv.FLOAT32, 1e-6),
+        (2, Kv.FLOAT16, 1e-5),
+        (4, Kv.INT8, 5e-3),
+        (1, Kv.FLOAT16, 2e-2),
+        (1, Kv.INT8, 2e-2),
+    ):
+        result = run(native(made, pool, isa, inputs=inputs, kv=kv), tokens, [150])
         found = torch.from_numpy(result).log_softmax(1)
         divergence = (expected.exp() * (expected - found)).sum(1).mean()
-        assert abs(divergence) < limit, (inputs, half)
+        assert abs(divergence) < limit, (inputs, kv)
 
 
 @pytest.mark.parametrize(
-    ("inputs", "half", "kind"),
+    ("inputs", "kv", "kind"),
     [
-        (4, True, "Q4_1"),
-        (2, True, "Q4_1"),
-        (2, False, "Q8_0"),
-        (1, True, "Q4_0"),
-        (1, False, "F32"),
-        (4, False, "BF16"),
+        (4, Kv.FLOAT16, "Q4_1"),
+        (2, Kv.FLOAT16, "Q4_1"),
+        (2, Kv.FLOAT32, "Q8_0"),
+        (1, Kv.FLOAT16, "Q4_0"),
+        (1, Kv.FLOAT32, "F32"),
+        (4, Kv.FLOAT32, "BF16"),
+        (4, Kv.INT8, "F32"),
+        (2, Kv.INT8, "Q4_1"),
+        (1, Kv.INT8, "Q8_0"),
     ],
 )
 def test_bits_do_not_depend_on_the_batch(
-    checkpoint: Callable[..., Any], pool: Pool, isa: str, inputs: int, half: bool, kind: str
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, inputs: int, kv: Kv, kind: str
 ) -> None:
     """Alone or beside others, in one chunk or token by token, on one thread or three: the same bits."""
     made = checkpoint(kind, num_heads=8, windows=(None, 40, None))
     draw = np.random.default_rng(7)
     sequences = [tokens_of(count) for count in (300, 33, 129, 1, 64)]
-    alone = [
-        run(native(made, library.Pool(1), isa, inputs=inputs, half=half), s, [len(s)]) for s in sequences
-    ]
-    model = native(made, pool, isa, inputs=inputs, half=half)
+    alone = [run(native(made, library.Pool(1), isa, inputs=inputs, kv=kv), s, [len(s)]) for s in sequences]
+    model = native(made, pool, isa, inputs=inputs, kv=kv)
     tables = draw.permutation(np.arange(1, 41)).astype(np.int32)
     needed = [-(-len(s) // 16) for s in sequences]
     table = np.zeros((len(sequences), max(needed)), dtype=np.int32)
@@ -179,15 +205,16 @@ def test_bits_do_not_depend_on_the_batch(
             done[i] += c
 
 
+@pytest.mark.parametrize("kv", Kv)
 def test_stale_and_foreign_blocks_are_never_seen(
-    checkpoint: Callable[..., Any], pool: Pool, isa: str
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, kv: Kv
 ) -> None:
     """Slots after a sequence's end, and blocks that are not its own, may hold anything, even NaN."""
     made = checkpoint(windows=(None, 20, None))
     tokens = tokens_of(45)
-    clean = native(made, pool, isa)
+    clean = native(made, pool, isa, kv=kv)
     expected = run(clean, tokens, [40, 1, 4])
-    dirty = native(made, pool, isa)
+    dirty = native(made, pool, isa, kv=kv)
     dirty.cache.data.view(np.float32)[:] = np.nan
     assert np.array_equal(run(dirty, tokens, [40, 1, 4]), expected)
 

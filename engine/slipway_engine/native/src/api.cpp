@@ -86,6 +86,7 @@ void check_config(const slipway_config& c) {
   require(c.heads > 0 && c.kv_heads > 0 && c.heads % c.kv_heads == 0, "Key heads must divide query heads.");
   require(c.heads / c.kv_heads <= kMaxAttendRows, "At most 96 query heads may share a key head.");
   require(c.input_bytes == 1 || c.input_bytes == 2 || c.input_bytes == 4, "Inputs have 1, 2 or 4 bytes.");
+  require(c.kv >= 0 && c.kv < kKvs, "The cache holds f32, f16 or signed bytes.");
   require(c.head_dim > 0 && c.head_dim <= kMaxHeadDim && c.head_dim % 2 == 0, "The head size must be even and at most 512.");
 }
 
@@ -194,6 +195,12 @@ int32_t slipway_model_step(slipway_model* model, const slipway_step* step) {
     model->run(*step);
     return 0;
   });
+}
+
+void slipway_model_times(slipway_model* model, double seconds[8]) { model->times(seconds); }
+
+int64_t slipway_kv_head_bytes(const slipway_config* config) {
+  return kv_head_bytes((Kv)config->kv, (config->head_dim + kLanes - 1) / kLanes * kLanes);
 }
 
 int64_t slipway_workspace_bytes(const slipway_config* config, int32_t threads, int64_t tokens) {

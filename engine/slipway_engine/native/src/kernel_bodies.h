@@ -1,6 +1,8 @@
 // The kernels, written once over the sixteen floats of a simd_*.h. Each instruction set's translation unit includes
 // this after its own; nothing here has external linkage, so that no unit can lend its code to another.
 #pragma once
+#include <string.h>
+
 #include "kernels.h"
 
 namespace {
@@ -8,21 +10,6 @@ namespace {
 using namespace slipway;
 
 #define UNROLL _Pragma("GCC unroll 32")
-
-float sum_of(F a) {
-  float lanes[16];
-  store(lanes, a);
-  for (int width = 8; width; width /= 2)
-    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
-  return lanes[0];
-}
-
-float max_of(F a) {
-  float lanes[16];
-  store(lanes, a);
-  for (int i = 1; i < 16; i++) lanes[0] = lanes[i] > lanes[0] ? lanes[i] : lanes[0];
-  return lanes[0];
-}
 
 // e to the x within 1 ulp or so; 0 below -87, never infinite.
 F exp_of(F x) {
@@ -428,9 +415,71 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   for (int64_t i = 0; i < n; i += kLanes) store(out + i, mul(mul(load(x + i), factor), load(weight + i)));
 }
 
-void store_half(const float* x, int64_t n, uint16_t* out) {
-  F most = set1(65504.0f), least = set1(-65504.0f);
-  for (int64_t i = 0; i < n; i += kLanes) store_f16(out + i, min(max(load(x + i), least), most));
+// The largest number's size in a row of whole vectors.
+float largest_of(const float* x, int64_t n) {
+  F most = zero();
+  for (int64_t i = 0; i < n; i += kLanes) most = max(most, abs(load(x + i)));
+  return max_of(most);
+}
+
+// A head to whole numbers of one or two bytes, plane after plane, with one scale, which is returned.
+float quantise_head(const float* x, int64_t n, int planes, int8_t* q, int32_t* isum) {
+  const float most = planes == 2 ? 127.0f * kRadix + 127 : 127.0f, largest = largest_of(x, n);
+  float inverse = largest > 0 ? most / largest : 0.0f;
+  if (!(inverse < 3.0e38f)) inverse = 0.0f;
+  F sums[2] = {zero(), zero()};
+  for (int64_t i = 0; i < n; i += kLanes) {
+    F number = round(mul(load(x + i), set1(inverse)));
+    if (planes == 2) {
+      const F high = round(mul(number, set1(1.0f / kRadix))), low = fma(high, set1(-(float)kRadix), number);
+      store_s8(q + n + i, low);
+      sums[1] = add(sums[1], low);
+      number = high;
+    }
+    store_s8(q + i, number);
+    sums[0] = add(sums[0], number);
+  }
+  for (int p = 0; p < planes; p++) isum[p] = (int32_t)sum_of(sums[p]);
+  return inverse > 0 ? largest / most : 0.0f;
+}
+
+void turn(float* head, const float* turns, int half) {
+  int i = 0;
+  for (; i + kLanes <= half; i += kLanes) {
+    const F a = load(head + i), b = load(head + half + i), c = load(turns + i), s = load(turns + half + i);
+    store(head + i, sub(mul(a, c), mul(b, s)));
+    store(head + half + i, add(mul(b, c), mul(a, s)));
+  }
+  for (; i < half; i++) {
+    const float a = head[i], b = head[half + i];
+    head[i] = a * turns[i] - b * turns[half + i];
+    head[half + i] = b * turns[i] + a * turns[half + i];
+  }
+}
+
+template <class T>
+void scatter(const T* from, bool key, int slot, int64_t n, T* block) {
+  if (!key) memcpy(block + slot * n, from, n * sizeof(T));
+  else
+    for (int64_t i = 0; i < n; i++) block[i * kBlock + slot] = from[i];
+}
+
+void place(const float* head, Kv kv, bool key, int slot, int64_t n, uint8_t* block) {
+  alignas(64) uint16_t half[kMaxHeadDim];
+  alignas(64) int8_t q[kMaxHeadDim];
+  if (kv == kKvF32) return scatter(head, key, slot, n, (float*)block);
+  if (kv == kKvF16) {
+    const F most = set1(65504.0f), least = set1(-65504.0f);
+    for (int64_t i = 0; i < n; i += kLanes) store_f16(half + i, min(max(load(head + i), least), most));
+    return scatter(half, key, slot, n, (uint16_t*)block);
+  }
+  int32_t isum;
+  const float scale = quantise_head(head, n, 1, q, &isum);
+  memcpy(block + n * kBlock + slot * 4, &scale, 4);
+  if (key)
+    for (int64_t i = 0; i < n; i += 4) memcpy(block + i * kBlock + slot * 4, q + i, 4);
+  else
+    for (int64_t i = 0; i < n; i++) block[(slot / 4 * n + i) * 4 + slot % 4] = (uint8_t)q[i];
 }
 
 // ---- attention ---------------------------------------------------------------------------------------------------
@@ -441,7 +490,7 @@ F load_kv(const uint8_t* p, int64_t element, bool half) {
 
 // Ask for a split's blocks: they lie apart, so that the processor cannot foresee them.
 void prefetch(const Attend& a, int64_t split, int64_t last) {
-  const int64_t bytes = a.padded_dim * kBlock * (a.half ? 2 : 4);
+  const int64_t bytes = kv_head_bytes(a.kv, a.padded_dim);
   for (int64_t at = split * kSplit; at <= last && at < (split + 1) * kSplit; at += kBlock) {
     const int64_t block = a.blocks[at / kBlock] * a.block_bytes;
     for (int64_t i = 0; i < bytes; i += 64) {
@@ -459,11 +508,11 @@ void gather(const Attend& a, int64_t split, int from, int to, float* keys, float
     int64_t block = wanted ? a.blocks[(split * kSplit + at) / kBlock] : 0;
     const uint8_t *k = a.keys + block * a.block_bytes, *v = a.values + block * a.block_bytes;
     for (int d = 0; d < a.padded_dim; d++)
-      store(keys + d * kSplit + at, wanted ? load_kv(k, d * kBlock, a.half) : zero());
+      store(keys + d * kSplit + at, wanted ? load_kv(k, d * kBlock, a.kv == kKvF16) : zero());
     for (int t = 0; t < kBlock; t++) {
       bool seen = wanted && at + t >= from && at + t < to;
       for (int d = 0; d < a.padded_dim; d += kLanes)
-        store(values + (at + t) * a.padded_dim + d, seen ? load_kv(v, t * a.padded_dim + d, a.half) : zero());
+        store(values + (at + t) * a.padded_dim + d, seen ? load_kv(v, t * a.padded_dim + d, a.kv == kKvF16) : zero());
     }
   }
 }
@@ -490,14 +539,15 @@ void soften(const Attend& a, float* scores, int low, int high, int width, float*
     store(scores + i, score);
     most = max(most, score);
   }
-  F shift = set1(low < high ? max_of(most) : 0), sum = zero();
+  const float largest = max_of(most);
+  F shift = set1(low < high ? largest : 0), sum = zero();
   for (int i = 0; i < width; i += kLanes) {
     F weight = exp_of(sub(load(scores + i), shift));
     store(scores + i, weight);
     sum = add(sum, weight);
   }
   if (low >= high) return;
-  state[0] = max_of(most);
+  state[0] = largest;
   state[1] = sum_of(sum);
 }
 
@@ -534,17 +584,172 @@ void merge(const Attend& a, int row, float* out) {
   write_mix(state, a.head_dim, a.padded_dim, out);
 }
 
+// ---- attention over signed bytes ----------------------------------------------------------------------------------
+//
+// Queries become whole numbers with one scale a row, weights times the values' scales likewise, of 14 bits; so sums of
+// products are exact, whatever the tile, and the cache is read in place.
+
+constexpr int kWeightRadix = 128;  // a weight is 128 * high + low, both in [0, 127]
+
+struct BytesOf {  // of a split: where its blocks are
+  const uint8_t* keys[kSplit / kBlock];
+  const uint8_t* values[kSplit / kBlock];
+};
+
+template <int ROWS, int PLANES, int VECTORS>
+void score_tile(const uint8_t* const* blocks, int64_t dim, const int8_t* q, const int32_t* isums, const float* scales,
+                float* scores) {
+  Sums sums[ROWS][PLANES][VECTORS];
+  UNROLL for (int r = 0; r < ROWS; r++)
+    UNROLL for (int p = 0; p < PLANES; p++)
+      UNROLL for (int v = 0; v < VECTORS; v++) clear(sums[r][p][v]);
+  const uint8_t* at[VECTORS];
+  UNROLL for (int v = 0; v < VECTORS; v++) at[v] = blocks[v];
+  for (int64_t d = 0; d < dim; d += 4) {
+    Bytes8 keys[VECTORS];
+    UNROLL for (int v = 0; v < VECTORS; v++) keys[v] = as_bytes(load_words(at[v] + d * kBlock));
+    UNROLL for (int r = 0; r < ROWS; r++)
+      UNROLL for (int p = 0; p < PLANES; p++) {
+        const Four four = set_four(q + (r * PLANES + p) * dim + d);
+        UNROLL for (int v = 0; v < VECTORS; v++) dot(sums[r][p][v], keys[v], four);
+      }
+  }
+  UNROLL for (int v = 0; v < VECTORS; v++) {
+    const F scale = load((const float*)(at[v] + dim * kBlock));
+    UNROLL for (int r = 0; r < ROWS; r++) {
+      F sum = finish_bytes(sums[r][0][v], isums[r * PLANES]);
+      if constexpr (PLANES == 2)
+        sum = fma(sum, set1((float)kRadix), finish_bytes(sums[r][1][v], isums[r * PLANES + 1]));
+      store(scores + r * kSplit + v * kBlock, mul(sum, mul(scale, set1(scales[r]))));
+    }
+  }
+}
+
+template <int ROWS, int VECTORS>
+void mix_tile(const uint8_t* const* blocks, int64_t dim, int64_t first, const uint8_t* weights, int from, int to,
+              const float* scales, float* out, int64_t stride) {
+  Sums sums[ROWS][2][VECTORS];
+  UNROLL for (int r = 0; r < ROWS; r++)
+    UNROLL for (int p = 0; p < 2; p++)
+      UNROLL for (int v = 0; v < VECTORS; v++) clear(sums[r][p][v]);
+  for (int t = from; t < to; t += 4) {
+    Words values[VECTORS];
+    const uint8_t* at = blocks[t / kBlock] + (t % kBlock * dim + first * 4);
+    UNROLL for (int v = 0; v < VECTORS; v++) values[v] = load_words(at + v * 64);
+    UNROLL for (int r = 0; r < ROWS; r++)
+      UNROLL for (int p = 0; p < 2; p++) {
+        const Four four = set_four((const int8_t*)weights + (r * 2 + p) * kSplit + t);
+        UNROLL for (int v = 0; v < VECTORS; v++) dot_positive(sums[r][p][v], values[v], four);
+      }
+  }
+  UNROLL for (int r = 0; r < ROWS; r++)
+    UNROLL for (int v = 0; v < VECTORS; v++) {
+      const F sum = fma(finish_bytes(sums[r][0][v], 0), set1((float)kWeightRadix), finish_bytes(sums[r][1][v], 0));
+      store(out + r * stride + v * kLanes, mul(sum, set1(scales[r])));
+    }
+}
+
+template <int... HEIGHTS>
+struct Heights {};
+#if SLIPWAY_INT_TILE_ROWS >= 6
+using NarrowHeights = Heights<1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12>;
+using WideHeights = Heights<1, 2, 3, 4, 5, 6>;
+#else
+using NarrowHeights = Heights<1, 2, 3, 4>;
+using WideHeights = Heights<1, 2>;
+#endif
+using ScoreTile = void (*)(const uint8_t* const*, int64_t, const int8_t*, const int32_t*, const float*, float*);
+using MixTile = void (*)(const uint8_t* const*, int64_t, int64_t, const uint8_t*, int, int, const float*, float*, int64_t);
+
+template <int PLANES, int VECTORS, int... HEIGHTS>
+ScoreTile score_tile_of(int rows, Heights<HEIGHTS...>) {
+  static const ScoreTile tiles[] = {score_tile<HEIGHTS, PLANES, VECTORS>...};
+  return tiles[rows - 1];
+}
+
+template <int VECTORS, int... HEIGHTS>
+MixTile mix_tile_of(int rows, Heights<HEIGHTS...>) {
+  static const MixTile tiles[] = {mix_tile<HEIGHTS, VECTORS>...};
+  return tiles[rows - 1];
+}
+
+// Scores of the keys of blocks [from, to) of a split.
+void score(const Attend& a, const BytesOf& bytes, int from, int to, const int8_t* q, const int32_t* isums,
+           const float* scales, int rows, float* scores) {
+  const int most = a.planes == 2 ? kAttendRows / 2 : kAttendRows, tiles = (rows + most - 1) / most;
+  const int64_t dim = a.padded_dim;
+  for (int block = from; block < to; block += kAttendVectors) {
+    const bool narrow = to - block < kAttendVectors;
+    for (int t = 0, row = 0; t < tiles; t++) {
+      const int height = rows * (t + 1) / tiles - row;
+      const ScoreTile run = a.planes == 2 ? (narrow ? score_tile_of<2, 1>(height, WideHeights())
+                                                    : score_tile_of<2, kAttendVectors>(height, WideHeights()))
+                                          : (narrow ? score_tile_of<1, 1>(height, NarrowHeights())
+                                                    : score_tile_of<1, kAttendVectors>(height, NarrowHeights()));
+      run(bytes.keys + block, dim, q + row * a.planes * dim, isums + row * a.planes, scales + row,
+          scores + row * kSplit + block * kBlock);
+      row += height;
+    }
+  }
+}
+
+// A row's weights times the values' scales as whole numbers; the scale is returned. A slot that the row does not see
+// may hold any scale.
+float weigh(const BytesOf& bytes, int64_t dim, int from, int to, float* weights, uint8_t* out) {
+  F most = zero();
+  for (int i = from; i < to; i += kLanes) {
+    const F weight = load(weights + i), scale = load((const float*)(bytes.values[i / kBlock] + dim * kBlock));
+    const F product = where_less(zero(), weight, mul(weight, scale), zero());
+    store(weights + i, product);
+    most = max(most, product);
+  }
+  const float largest = max_of(most), full = 127.0f * kWeightRadix + 127;
+  float inverse = largest > 0 ? full / largest : 0.0f;
+  if (!(inverse < 3.0e38f)) inverse = 0.0f;
+  for (int i = from; i < to; i += kLanes) {
+    const F number = round(mul(load(weights + i), set1(inverse)));
+    const F high = round(fma(number, set1(1.0f / kWeightRadix), set1(-63.5f / kWeightRadix)));
+    store_s8((int8_t*)out + i, high);
+    store_s8((int8_t*)out + kSplit + i, fma(high, set1(-(float)kWeightRadix), number));
+  }
+  return inverse > 0 ? largest / full : 0.0f;
+}
+
+// What the rows take of the values of keys [from, to).
+void mix(const BytesOf& bytes, int64_t dim, const uint8_t* weights, int from, int to, const float* scales, int rows,
+         float* out, int64_t stride) {
+  const int most = kAttendRows / 2, tiles = (rows + most - 1) / most;
+  for (int64_t first = 0; first < dim; first += kAttendVectors * kLanes) {
+    const bool narrow = dim - first < kAttendVectors * kLanes;
+    for (int t = 0, row = 0; t < tiles; t++) {
+      const int height = rows * (t + 1) / tiles - row;
+      const MixTile run = narrow ? mix_tile_of<1>(height, WideHeights()) : mix_tile_of<kAttendVectors>(height, WideHeights());
+      run(bytes.values, dim, first, weights + row * 2 * kSplit, from, to, scales + row, out + row * stride + first, stride);
+      row += height;
+    }
+  }
+}
+
+// ---- attention, any cache -----------------------------------------------------------------------------------------
+
 // A tile of queries of one sequence, and the heads that share a key head. A split's weights are taken from its own
 // maximum, so that a split's part of the answer is the same whether splits are computed in turn or side by side.
 void attend(const Attend& a, float* scratch) {
   const int rows = a.tokens * a.group;
+  const bool bytes = a.kv == kKvS8;
   const int64_t dim = a.padded_dim, stride = dim + kLanes;
   float *query = scratch, *scores = query + kMaxAttendRows * dim, *states = scores + kMaxAttendRows * kSplit;
   float *mixed = states + kMaxAttendRows * stride, *keys = mixed + kMaxAttendRows * stride;
   float* values = keys + kSplit * dim;
+  uint8_t* weights = (uint8_t*)(values + kSplit * dim);
+  float scales[kMaxAttendRows], weight_scales[kMaxAttendRows];
+  int32_t isums[2 * kMaxAttendRows];
   for (int r = 0; r < rows; r++) {
+    alignas(64) float head[kMaxHeadDim];
+    float* to = bytes ? head : query + r * dim;
     const float* from = a.query + r / a.group * a.ld_query + r % a.group * a.head_dim;
-    for (int i = 0; i < dim; i++) query[r * dim + i] = i < a.head_dim ? from[i] * a.scale : 0.0f;
+    for (int i = 0; i < dim; i++) to[i] = i < a.head_dim ? from[i] * a.scale : 0.0f;
+    if (bytes) scales[r] = quantise_head(head, dim, a.planes, (int8_t*)query + r * a.planes * dim, isums + r * a.planes);
     empty(states + r * stride);
   }
   const int64_t last = a.position + a.tokens - 1;
@@ -560,16 +765,28 @@ void attend(const Attend& a, float* scratch) {
       for (int r = 0; r < rows; r++) empty(parts + r * stride);
       continue;
     }
-    const int width = (to + kLanes - 1) / kLanes * kLanes;
-    gather(a, split, from, to, keys, values);
-    multiply(query, dim, rows, keys, kSplit, dim, scores, kSplit, width / kLanes, false);
-    for (int r = 0; r < rows; r++) {
-      const int64_t at = a.position + r / a.group - start;
-      const int high = (int)(at + 1 < to ? at + 1 : to);
-      const int low = (int)(a.window && at - a.window + 1 > 0 ? at - a.window + 1 : 0);
-      soften(a, scores + r * kSplit, low, high, width, parts + r * stride);
+    const int first = from / kBlock, end = (to + kBlock - 1) / kBlock, width = end * kBlock;
+    BytesOf at;
+    if (bytes) {
+      for (int block = first; block < end; block++) {
+        const int64_t place = a.blocks[start / kBlock + block] * a.block_bytes;
+        at.keys[block] = a.keys + place;
+        at.values[block] = a.values + place;
+      }
+      score(a, at, first, end, (const int8_t*)query, isums, scales, rows, scores);
+    } else {
+      gather(a, split, from, to, keys, values);
+      multiply(query, dim, rows, keys, kSplit, dim, scores, kSplit, width / kLanes, false);
     }
-    multiply(scores, kSplit, rows, values, dim, width, parts + kLanes, stride, dim / kLanes, false);
+    for (int r = 0; r < rows; r++) {
+      const int64_t position = a.position + r / a.group - start;
+      const int high = (int)(position + 1 < to ? position + 1 : to);
+      const int low = (int)(a.window && position - a.window + 1 > 0 ? position - a.window + 1 : 0);
+      soften(a, scores + r * kSplit, low, high, width, parts + r * stride);
+      if (bytes) weight_scales[r] = weigh(at, dim, first * kBlock, width, scores + r * kSplit, weights + r * 2 * kSplit);
+    }
+    if (bytes) mix(at, dim, weights, first * kBlock, to, weight_scales, rows, parts + kLanes, stride);
+    else multiply(scores, kSplit, rows, values, dim, width, parts + kLanes, stride, dim / kLanes, false);
     if (!a.partial)
       for (int r = 0; r < rows; r++) absorb(states + r * stride, parts + r * stride, dim);
   }
@@ -593,15 +810,16 @@ double spin_floats(int64_t turns, float* sink) {
 }
 
 double spin_integers(int64_t turns, float* sink) {
-  constexpr int kSums = kIntTileRows * kIntTileVectors;
-  alignas(64) static const uint8_t kOnes[64] = {1, 1, 1, 1};
-  const int8_t four[4] = {1, 2, 3, 4};
+  constexpr int kSums = kIntTileRows * kIntTileVectors;  // each of inputs of its own, lest they be seen to be equal
+  alignas(64) uint8_t bytes[8][64];
+  for (int i = 0; i < 512; i++) bytes[i / 64][i % 64] = (uint8_t)(i * 7 + turns);
   Sums sums[kSums];
-  Bytes8 w = as_bytes(load_words(kOnes));
-  Four x = set_four(four);
-  UNROLL for (int i = 0; i < kSums; i++) clear(sums[i]);
-  for (int64_t turn = 0; turn < turns; turn++)
-    UNROLL for (int i = 0; i < kSums; i++) dot(sums[i], w, x);
+  Four x[kSums];
+  UNROLL for (int i = 0; i < kSums; i++) clear(sums[i]), x[i] = set_four((const int8_t*)bytes[0] + 4 * i);
+  for (int64_t turn = 0; turn < turns; turn++) {
+    const Bytes8 w = as_bytes(load_words(bytes[turn % 8]));
+    UNROLL for (int i = 0; i < kSums; i++) dot(sums[i], w, x[i]);
+  }
   *sink = 0;
   UNROLL for (int i = 0; i < kSums; i++) *sink += sum_of(finish_bytes(sums[i], 0));
   return (double)turns * kSums * kLanes * 8;

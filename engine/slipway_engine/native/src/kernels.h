@@ -28,6 +28,10 @@ constexpr int kMaxAttendRows = 96;
 
 enum Format : int32_t { kF32 = 0, kF16 = 1, kBF16 = 2, kQ8_0 = 3, kQ4_0 = 4, kQ4_1 = 5, kFormats = 6 };
 
+// How the cache holds keys and values. S8: signed bytes in [-127, 127] and, after a head's bytes of a block, one scale
+// (f32) a token. Its keys lie as [padded_dim / 4][16 tokens][4], its values as [16 tokens / 4][padded_dim][4].
+enum Kv : int32_t { kKvF32 = 0, kKvF16 = 1, kKvS8 = 2, kKvs = 3 };
+
 struct Matrix {
   Format format;
   int64_t n, k;         // as the model sees it
@@ -67,10 +71,11 @@ struct Attend {
   int tokens, group, head_dim, padded_dim;
   int64_t position;  // of the first token; the others follow it
   const uint8_t* keys;    // of this layer and head: block b at b * block_bytes, [padded_dim, 16]
-  const uint8_t* values;  // likewise, [16, padded_dim]
+  const uint8_t* values;  // likewise, [16, padded_dim]; for S8 see there
   int64_t block_bytes;
   const int32_t* blocks;
-  bool half;  // f16, else f32
+  Kv kv;
+  int planes;  // of the whole numbers that an S8 cache's queries become: 1 or 2
   float scale, softcap;
   int64_t window;          // keys a query sees, 0 = all
   int64_t split, split_end;
@@ -88,7 +93,10 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   void (*attend)(const Attend& a, float* scratch);
   void (*merge)(const Attend& a, int row, float* out);
-  void (*store_half)(const float* x, int64_t n, uint16_t* out);
+  // Turn the halves of a head against each other, by `half` cosines and as many sines.
+  void (*turn)(float* head, const float* turns, int half);
+  // A head's key or value, padded with zeros, into a slot of its block.
+  void (*place)(const float* head, Kv kv, bool key, int slot, int64_t padded_dim, uint8_t* block);
   void (*unpack_row)(const Matrix& w, int64_t row, float scale, float* out);
   // Rates of one thread: a loop of nothing but multiply-adds (of floats, of bytes) in registers, or of loads.
   // They return how many operations or bytes they did; the result goes to `sink` so that it has to be computed.
@@ -101,7 +109,10 @@ constexpr int64_t kScratchFloats =
     kSlab * kPanel + kRowBlock * kPanel  // linear: an unpacked slab, a panel's sums
     + 64;
 constexpr int64_t attend_scratch_floats(int64_t padded_dim) {
-  return kMaxAttendRows * (3 * padded_dim + 2 * kLanes + kSplit) + 2 * kSplit * padded_dim + 64;
+  return kMaxAttendRows * (3 * padded_dim + 2 * kLanes + kSplit + kSplit / 2) + 2 * kSplit * padded_dim + 64;
+}
+constexpr int64_t kv_head_bytes(Kv kv, int64_t padded_dim) {
+  return padded_dim * kBlock * (kv == kKvF32 ? 4 : kv == kKvF16 ? 2 : 1) + (kv == kKvS8 ? kBlock * 4 : 0);
 }
 
 inline int64_t group_bytes(Format f) {

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <chrono>
 
 namespace slipway {
 namespace {
@@ -36,16 +37,11 @@ std::vector<float> woven(const float* gate, const float* up, int64_t n) {
 
 const float* or_null(const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); }
 
-// Rotate half against half, as the checkpoint's rows of queries and keys lie.
-void rotate(float* head, const float* cosines, const float* sines, int half) {
-  for (int i = 0; i < half; i++) {
-    const float a = head[i], b = head[half + i];
-    head[i] = a * cosines[i] - b * sines[i];
-    head[half + i] = b * cosines[i] + a * sines[i];
-  }
-}
-
 }  // namespace
+
+double Clock::now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 Model::Model(Pool& pool, const Kernels& kernels, const slipway_config& config, const slipway_layer* layers,
              const float* final_norm, const float* inverse_frequencies, const Matrix& embedding, const Matrix& head)
@@ -100,6 +96,7 @@ const char* Model::check(const slipway_step& s) const {
 }
 
 void Model::run(const slipway_step& step) {
+  clock_.start();
   prepare(step);
   auto body = [this, &step](int thread) { step_on(thread, step); };
   pool_.run(body);
@@ -148,11 +145,13 @@ void Model::plan_attention(const slipway_step& step) {
 
 void Model::step_on(int thread, const slipway_step& step) {
   pool_.share(thread, step.tokens, [&](int64_t token) { embed(token, step); });
+  clock_.mark(thread, Clock::kEmbed);
   for (size_t i = 0; i < layers_.size(); i++) run_layer(thread, layers_[i], i, step);
   if (!step.outputs) return;
   norm(thread, step.outputs, final_norm_, head_);
   linear(thread, head_, normed_, step.outputs,
          {step.logits, config_.vocab, nullptr, Finish::kStore, config_.logits_scale, config_.vocab});
+  clock_.mark(thread, Clock::kHead);
 }
 
 // A token's row of the embedding, and the cosines and sines of its position.
@@ -171,10 +170,14 @@ void Model::embed(int64_t token, const slipway_step& step) {
 void Model::run_layer(int thread, const Layer& layer, int64_t index, const slipway_step& step) {
   int64_t rows = step.tokens;
   norm(thread, rows, layer.attention_norm, *layer.qkv);
+  clock_.mark(thread, Clock::kNorm);
   linear(thread, *layer.qkv, normed_, rows,
          {heads_.row(0), heads_.stride, or_null(layer.qkv_bias), Finish::kStore, 1.0f});
+  clock_.mark(thread, Clock::kQkv);
   pool_.share(thread, rows, [&](int64_t token) { place_heads(token, layer, index, step); });
+  clock_.mark(thread, Clock::kPlace);
   attention(thread, layer, index, step);
+  clock_.mark(thread, Clock::kAttention);
   if (index == config_.layers - 1 && step.outputs < rows) {
     pool_.share(thread, 1, [&](int64_t) { keep_outputs(step); });
     rows = step.outputs;
@@ -182,12 +185,15 @@ void Model::run_layer(int thread, const Layer& layer, int64_t index, const slipw
   }
   linear_of(thread, *layer.out, mixed_, rows,
             {hidden_.row(0), hidden_.stride, or_null(layer.out_bias), Finish::kAdd, config_.residual_scale});
+  clock_.mark(thread, Clock::kOut);
   norm(thread, rows, layer.mlp_norm, *layer.gate_up);
+  clock_.mark(thread, Clock::kNorm);
   linear(thread, *layer.gate_up, normed_, rows,
          {inner_.row(0), inner_.stride, or_null(layer.gate_up_bias),
           config_.gelu ? Finish::kGeGLU : Finish::kSwiGLU, 1.0f});
   linear_of(thread, *layer.down, inner_, rows,
             {hidden_.row(0), hidden_.stride, or_null(layer.down_bias), Finish::kAdd, config_.residual_scale});
+  clock_.mark(thread, Clock::kMlp);
 }
 
 // Norm and turn a token's queries and keys; its keys and values enter the cache.
@@ -195,29 +201,23 @@ void Model::place_heads(int64_t token, const Layer& layer, int64_t index, const 
   const int s = sequence_of_[token], dim = config_.head_dim;
   const int64_t position = step.positions[s] + token - step.starts[s];
   const float* turn = turns_.get() + token * dim;
-  const int64_t block = step.blocks[(int64_t)s * step.table_width + position / kBlock], slot = position % kBlock;
+  const int64_t block = step.blocks[(int64_t)s * step.table_width + position / kBlock];
+  const int slot = (int)(position % kBlock);
   alignas(64) float head[kMaxHeadDim] = {};
-  alignas(64) uint16_t half[kMaxHeadDim];
   for (int h = 0; h < config_.heads + 2 * config_.kv_heads; h++) {
     float* from = heads_.row(token) + h * dim;
     const bool query = h < config_.heads, key = !query && h < config_.heads + config_.kv_heads;
     const std::vector<float>& weight = query ? layer.query_norm : layer.key_norm;
     memcpy(head, from, dim * sizeof(float));
     if ((query || key) && !weight.empty()) kernels_.rms_norm(head, weight.data(), dim, config_.norm_eps, head);
-    if (query || key) rotate(head, turn, turn + dim / 2, dim / 2);
+    if (query || key) kernels_.turn(head, turn, dim / 2);
     if (query) {
       memcpy(from, head, dim * sizeof(float));
       continue;
     }
     const int64_t shared = (h - config_.heads) % config_.kv_heads;
-    uint8_t* to = (key ? step.keys : step.values) + index * step.layer_bytes + block * step.block_bytes + shared * step.head_bytes;
-    const int64_t first = key ? slot : slot * padded_dim_, stride = key ? kBlock : 1;
-    if (config_.half_kv) {
-      kernels_.store_half(head, padded_dim_, half);
-      for (int64_t i = 0; i < padded_dim_; i++) ((uint16_t*)to)[first + i * stride] = half[i];
-    } else {
-      for (int64_t i = 0; i < padded_dim_; i++) ((float*)to)[first + i * stride] = head[i];
-    }
+    uint8_t* to = (key ? step.keys : step.values) + index * step.layer_bytes + block * step.block_bytes;
+    kernels_.place(head, (Kv)config_.kv, key, slot, padded_dim_, to + shared * step.head_bytes);
   }
 }
 
@@ -239,7 +239,8 @@ Attend Model::attend_of(const Task& task, const Layer& layer, int64_t index, con
   return {heads_.row(task.token) + at, mixed_.row(task.token) + at, heads_.stride, mixed_.stride, task.tokens, group,
           config_.head_dim, (int)padded_dim_, step.positions[task.sequence] + task.token - step.starts[task.sequence],
           step.keys + place, step.values + place, step.block_bytes,
-          step.blocks + (int64_t)task.sequence * step.table_width, config_.half_kv != 0, config_.attention_scale,
+          step.blocks + (int64_t)task.sequence * step.table_width, (Kv)config_.kv,
+          config_.input_bytes == 1 ? 1 : 2, config_.attention_scale,
           config_.attention_softcap, layer.window, task.split, task.split_end,
           task.partial < 0 ? nullptr : partials_.get() + task.partial, group * (padded_dim_ + kLanes)};
 }

@@ -38,6 +38,33 @@ struct Rows {
   float* row(int64_t i) const { return data.get() + i * stride; }
 };
 
+// What a step's time goes to. Taken on the caller's thread between one loop and the next.
+class Clock {
+ public:
+  static constexpr int kKinds = 8;
+  enum Kind { kEmbed, kNorm, kQkv, kPlace, kAttention, kOut, kMlp, kHead };
+
+  void start() {
+    if (on_) last_ = now();
+  }
+  void mark(int thread, Kind kind) {
+    if (!on_ || thread) return;
+    const double at = now();
+    seconds_[kind] += at - last_;
+    last_ = at;
+  }
+  // The seconds of each kind since the last call; the first call begins to count.
+  void read(double* seconds) {
+    for (int i = 0; i < kKinds; i++) seconds[i] = seconds_[i], seconds_[i] = 0;
+    on_ = true;
+  }
+
+ private:
+  static double now();
+  bool on_ = false;
+  double last_ = 0, seconds_[kKinds] = {};
+};
+
 struct Layer {
   const Matrix *qkv, *out, *gate_up, *down;
   std::vector<float> qkv_bias, out_bias, gate_up_bias, down_bias;
@@ -52,6 +79,7 @@ class Model {
 
   const char* check(const slipway_step& step) const;  // a sentence, or null where the step can run
   void run(const slipway_step& step);
+  void times(double* seconds) { clock_.read(seconds); }
 
   static int64_t workspace_bytes(const slipway_config& config, int threads, int64_t tokens);
 
@@ -79,6 +107,7 @@ class Model {
   float* scratch(int thread) const { return scratch_.get() + thread * scratch_floats_; }
 
   Pool& pool_;
+  Clock clock_;
   const Kernels& kernels_;
   const slipway_config config_;
   const int64_t padded_dim_;

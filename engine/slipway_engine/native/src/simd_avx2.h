@@ -9,6 +9,7 @@ namespace {
 constexpr int kTileVectors = 1, kTileRows = SLIPWAY_TILE_ROWS;       // f32 tile: 12 sums in registers
 constexpr int kDirectRows = 2, kDirectPanels = 1;
 constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 1;
+constexpr int kAttendVectors = 1, kAttendRows = 4;
 
 struct F { __m256 lo, hi; };
 inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -29,6 +30,19 @@ inline F abs(F a) {
 inline F round(F a) {
   constexpr int mode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   return {_mm256_round_ps(a.lo, mode), _mm256_round_ps(a.hi, mode)};
+}
+// Lanes are summed in halves: i + (i + 8), and so on; all instruction sets do it alike.
+inline float sum_of(F a) {
+  __m256 b = _mm256_add_ps(a.lo, a.hi);
+  __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+inline float max_of(F a) {
+  __m256 b = _mm256_max_ps(a.lo, a.hi);
+  __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
 }
 inline F where_less(F a, F b, F then, F otherwise) {
   return {_mm256_blendv_ps(otherwise.lo, then.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
@@ -94,13 +108,21 @@ inline Bytes8 as_bytes(Words w) {
   __m256i bias = _mm256_set1_epi8(-128);
   return {_mm256_xor_si256(w.lo, bias), _mm256_xor_si256(w.hi, bias)};
 }
+// Written out, because GCC 12 keeps the intrinsic's sums in memory too.
+inline void add_products(__m256i& sum, __m256i positive, __m256i other) {
+  asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(positive), "x"(other));
+}
 inline void dot(Sums& s, Bytes8 w, Four x) {
-  s.lo = _mm256_dpbusd_avx_epi32(s.lo, w.lo, x);
-  s.hi = _mm256_dpbusd_avx_epi32(s.hi, w.hi, x);
+  add_products(s.lo, w.lo, x);
+  add_products(s.hi, w.hi, x);
 }
 inline void dot(Sums& s, Bytes4 w, Four x) {
-  s.lo = _mm256_dpbusd_avx_epi32(s.lo, w.lo, x);
-  s.hi = _mm256_dpbusd_avx_epi32(s.hi, w.hi, x);
+  add_products(s.lo, w.lo, x);
+  add_products(s.hi, w.hi, x);
+}
+inline void dot_positive(Sums& s, Words w, Four x) {
+  add_products(s.lo, x, w.lo);
+  add_products(s.hi, x, w.hi);
 }
 inline F finish_bytes(Sums s, int32_t isum) { return minus(s, 128 * isum); }
 inline F finish_nibbles(Sums s, int32_t bias = 0) { return minus(s, bias); }
@@ -116,6 +138,10 @@ inline __m256i sign_trick(__m256i w, __m256i x) {
 inline void dot(Sums& s, Bytes8 w, Four x) {
   s.lo = _mm256_add_epi32(s.lo, sign_trick(w.lo, x));
   s.hi = _mm256_add_epi32(s.hi, sign_trick(w.hi, x));
+}
+inline void dot_positive(Sums& s, Words w, Four x) {
+  s.lo = _mm256_add_epi32(s.lo, pairs(_mm256_maddubs_epi16(x, w.lo)));
+  s.hi = _mm256_add_epi32(s.hi, pairs(_mm256_maddubs_epi16(x, w.hi)));
 }
 inline F finish_bytes(Sums s, int32_t) { return minus(s, 0); }
 // Eight products of pairs of nibbles fit 16 bits: 8 * 2 * 15 * 127 = 30,480.

@@ -8,6 +8,7 @@ namespace {
 constexpr int kTileVectors = 2, kTileRows = SLIPWAY_TILE_ROWS;      // f32 tile: 24 sums in registers
 constexpr int kDirectRows = 4, kDirectPanels = 2;
 constexpr int kIntTileVectors = 2, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 4;
+constexpr int kAttendVectors = 2, kAttendRows = 12;
 
 struct F { __m512 v; };
 inline F zero() { return {_mm512_setzero_ps()}; }
@@ -23,6 +24,19 @@ inline F max(F a, F b) { return {_mm512_max_ps(a.v, b.v)}; }
 inline F min(F a, F b) { return {_mm512_min_ps(a.v, b.v)}; }
 inline F abs(F a) { return {_mm512_abs_ps(a.v)}; }
 inline F round(F a) { return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)}; }
+// Lanes are summed in halves: i + (i + 8), and so on; all instruction sets do it alike.
+inline float sum_of(F a) {
+  __m256 b = _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  __m128 c = _mm_add_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  c = _mm_add_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_add_ss(c, _mm_movehdup_ps(c)));
+}
+inline float max_of(F a) {
+  __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1));
+  __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  c = _mm_max_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_max_ss(c, _mm_movehdup_ps(c)));
+}
 // `then` where a < b, else `otherwise`.
 inline F where_less(F a, F b, F then, F otherwise) {
   return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), otherwise.v, then.v)};
@@ -65,8 +79,14 @@ inline Bytes4 low_nibbles(Words w) { return {_mm512_and_si512(w.v, _mm512_set1_e
 inline Bytes4 high_nibbles(Words w) { return low_nibbles({_mm512_srli_epi16(w.v, 4)}); }
 using Four = __m512i;
 inline Four set_four(const int8_t* p) { return _mm512_set1_epi32(*(const int32_t*)p); }
-inline void dot(Sums& s, Bytes8 w, Four x) { s.v = _mm512_dpbusd_epi32(s.v, w.v, x); }
-inline void dot(Sums& s, Bytes4 w, Four x) { s.v = _mm512_dpbusd_epi32(s.v, w.v, x); }
+// Written out, because GCC 12 keeps the intrinsic's sums in memory too.
+inline void add_products(__m512i& sum, __m512i positive, __m512i other) {
+  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(positive), "v"(other));
+}
+inline void dot(Sums& s, Bytes8 w, Four x) { add_products(s.v, w.v, x); }
+inline void dot(Sums& s, Bytes4 w, Four x) { add_products(s.v, w.v, x); }
+// Signed bytes by numbers in [0, 127].
+inline void dot_positive(Sums& s, Words w, Four x) { add_products(s.v, x, w.v); }
 // The dot product with signed weights: they were biased by 128 to be unsigned.
 inline F finish_bytes(Sums s, int32_t isum) {
   return {_mm512_cvtepi32_ps(_mm512_sub_epi32(s.v, _mm512_set1_epi32(128 * isum)))};

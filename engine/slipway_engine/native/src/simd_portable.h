@@ -9,6 +9,7 @@ namespace {
 constexpr int kTileVectors = 1, kTileRows = SLIPWAY_TILE_ROWS;
 constexpr int kDirectRows = 2, kDirectPanels = 1;
 constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 1;
+constexpr int kAttendVectors = 1, kAttendRows = 4;
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -26,6 +27,20 @@ inline F fma(F a, F b, F c) { return {a.v * b.v + c.v}; }
 inline F max(F a, F b) { return {a.v > b.v ? a.v : b.v}; }
 inline F min(F a, F b) { return {a.v < b.v ? a.v : b.v}; }
 inline F abs(F a) { return {a.v < 0 ? -a.v : a.v}; }
+// Lanes are summed in halves: i + (i + 8), and so on; all instruction sets do it alike.
+inline float sum_of(F a) {
+  float lanes[16];
+  store(lanes, a);
+  for (int width = 8; width; width /= 2)
+    for (int i = 0; i < width; i++) lanes[i] += lanes[i + width];
+  return lanes[0];
+}
+inline float max_of(F a) {
+  float lanes[16];
+  store(lanes, a);
+  for (int i = 1; i < 16; i++) lanes[0] = lanes[i] > lanes[0] ? lanes[i] : lanes[0];
+  return lanes[0];
+}
 inline F where_less(F a, F b, F then, F otherwise) { return {a.v < b.v ? then.v : otherwise.v}; }
 inline F round(F a) {  // to even, for |a| < 2^22: adding 1.5 * 2^23 leaves no place for a fraction
   Floats magic = Floats{} + 12582912.0f;
@@ -100,6 +115,7 @@ inline void dot(Sums& s, Bytes8 w, Four x) {
 inline void dot(Sums& s, Bytes4 w, Four x) {
   for (int i = 0; i < 4; i++) s.v += ((w.v >> (8 * i)) & 15) * x.x[i];
 }
+inline void dot_positive(Sums& s, Words w, Four x) { dot(s, Bytes8{w.v}, x); }
 inline F finish_bytes(Sums s, int32_t) { return {__builtin_convertvector(s.v, Floats)}; }
 inline F finish_nibbles(Sums s, int32_t bias = 0) { return {__builtin_convertvector(s.v - bias, Floats)}; }
 

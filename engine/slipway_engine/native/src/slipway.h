@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define SLIPWAY_ABI 2
+#define SLIPWAY_ABI 3
 #if defined(__GNUC__)
 #define SLIPWAY_API __attribute__((visibility("default")))
 #else
@@ -29,7 +29,7 @@ typedef struct {
   int32_t hidden, intermediate, vocab, layers, heads, kv_heads, head_dim;
   int32_t gelu;        /* 1: gated by tanh-GELU, 0: by SiLU */
   int32_t input_bytes; /* quantised matrices take their inputs as 4: f32, 2 or 1: whole numbers of so many bytes */
-  int32_t half_kv;     /* 1: the cache holds f16, 0: f32 */
+  int32_t kv;          /* what the cache holds: 0 f32, 1 f16, 2 signed bytes with a scale for each token and head */
   float norm_eps, attention_scale, embedding_scale, residual_scale, logits_scale, attention_softcap, rope_scale;
 } slipway_config;
 
@@ -43,7 +43,7 @@ typedef struct {
 
 /* One step. Tokens lie flattened: those of sequence s are [starts[s], starts[s + 1]), at consecutive positions.
  * The cache: layer l, block b, head h has its keys at keys + l * layer_bytes + b * block_bytes + h * head_bytes,
- * [padded head_dim, 16], and its values likewise, [16, padded head_dim]. */
+ * [padded head_dim, 16], and its values likewise, [16, padded head_dim]; signed bytes lie as kernels.h says. */
 typedef struct {
   int32_t tokens, sequences, outputs, table_width;
   const int64_t* token_ids;
@@ -80,6 +80,11 @@ SLIPWAY_API slipway_model* slipway_model_create(slipway_pool* pool, const char* 
                                                 const slipway_matrix* embedding, const slipway_matrix* head);
 SLIPWAY_API void slipway_model_destroy(slipway_model* model);
 SLIPWAY_API int32_t slipway_model_step(slipway_model* model, const slipway_step* step);
+/* Seconds that steps took since the last call for: embedding, norms, QKV, heads into the cache, attention, its output,
+ * MLP, head. The first call begins to count. */
+SLIPWAY_API void slipway_model_times(slipway_model* model, double seconds[8]);
+/* Bytes that the keys, or the values, of one head take in a block. */
+SLIPWAY_API int64_t slipway_kv_head_bytes(const slipway_config* config);
 /* Bytes of the workspace that steps of `tokens` tokens and `outputs` logits rows need. */
 SLIPWAY_API int64_t slipway_workspace_bytes(const slipway_config* config, int32_t threads, int64_t tokens);
 
