@@ -18,7 +18,7 @@ from slipway_operator.settings import parse_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "slipway"
-CRD = ROOT / "crds" / "slipway.dev_llmdeployments.yaml"
+CRDS = sorted((ROOT / "crds").glob("*.yaml"))
 VALUES = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
 SCHEMA = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
 
@@ -72,14 +72,18 @@ def test_lint_is_clean(helm: Helm) -> None:
 
 class TestCrd:
     def test_the_charts_copy_is_the_generated_one(self) -> None:
-        assert (CHART / "files" / CRD.name).read_bytes() == CRD.read_bytes(), "run `make generate`"
+        assert len(CRDS) == 2
+        for crd in CRDS:
+            assert (CHART / "files" / crd.name).read_bytes() == crd.read_bytes(), "run `make generate`"
 
     def test_is_rendered_whole_and_kept_on_uninstall(self, render: Render) -> None:
-        rendered = one(render(), "CustomResourceDefinition")
-        assert rendered["metadata"].pop("annotations")["helm.sh/resource-policy"] == "keep"
-        expected = yaml.safe_load(CRD.read_text(encoding="utf-8"))
-        expected["metadata"].pop("annotations", None)
-        assert rendered == expected
+        objects = render()
+        for crd in CRDS:
+            expected = yaml.safe_load(crd.read_text(encoding="utf-8"))
+            rendered = one_named(objects, "CustomResourceDefinition", expected["metadata"]["name"])
+            assert rendered["metadata"].pop("annotations")["helm.sh/resource-policy"] == "keep"
+            expected["metadata"].pop("annotations", None)
+            assert rendered == expected
 
     def test_can_be_left_to_somebody_else(self, render: Render) -> None:
         assert not of_kind(render('crds={"install":false}'), "CustomResourceDefinition")
@@ -187,7 +191,8 @@ class TestDeployment:
 class TestRights:
     def test_cover_what_the_operator_calls_and_nothing_else(self, render: Render) -> None:
         rules = one_named(render(), "ClusterRole", "slipway-operator")["rules"]
-        assert granted(rules) == dict(expected_rights())
+        classes = {(names.GROUP, names.CLASS_PLURAL): {"get", "list", "watch"}}
+        assert granted(rules) == dict(expected_rights()) | classes
 
     def test_hold_nothing_on_secrets_and_no_wildcard(self, render: Render) -> None:
         for role in (*of_kind(render(), "ClusterRole"), *of_kind(render(), "Role")):
