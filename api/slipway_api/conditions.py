@@ -11,6 +11,7 @@ class Condition(StrEnum):
     ACCEPTED = "Accepted"
     MODEL_READY = "ModelReady"
     AVAILABLE = "Available"
+    UP_TO_DATE = "UpToDate"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
     READY = "Ready"
@@ -27,6 +28,8 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"  # parked on purpose
     SCALED_TO_ZERO = "ScaledToZero"  # zero replicas asked for
     UP_TO_DATE = "UpToDate"  # nothing left to change
+    PAUSED = "Paused"  # a rollout is held where it is on purpose
+    CANARY = "Canary"  # a rollout is as far as its canary may go
     # on the way
     PROGRESSING = "Progressing"  # a change is being rolled out
     FETCHING = "Fetching"  # the model is being downloaded
@@ -38,13 +41,24 @@ class Reason(StrEnum):
     # the object
     INVALID_SPEC = "InvalidSpec"  # a combination of fields that the schema could not refuse
     UNSUPPORTED_FIELD = "UnsupportedField"  # a field of the API that this version does not act on
+    ROLLOUT_FAILED = "RolloutFailed"  # the newest revision never became ready; the last good one runs
+    UPGRADE_AVAILABLE = "UpgradeAvailable"  # the operator, or the class, would make other pods now
     UNKNOWN_ACCELERATOR = "UnknownAccelerator"  # accelerator.type is not in the catalogue
+    CLASS_NOT_FOUND = "ClassNotFound"  # spec.className names no LLMClass
+    CLASS_INVALID = "ClassInvalid"  # the LLMClass cannot be read
+    CLASS_REQUIRED = "ClassRequired"  # a class is required of every object, and none is in force
+    CLASS_DENIED = "ClassDenied"  # the class does not allow what the object asks for
     # the model, as the engine reports it
     MODEL_NOT_FOUND = "ModelNotFound"
     MODEL_ACCESS_DENIED = "ModelAccessDenied"
     MODEL_UNSUPPORTED = "ModelUnsupported"
     MODEL_CORRUPT = "ModelCorrupt"
+    MODEL_GATED = "ModelGated"  # its terms were not accepted with this token
     DOWNLOAD_FAILED = "DownloadFailed"
+    DOWNLOAD_STALLED = "DownloadStalled"  # bytes stopped coming
+    VOLUME_FULL = "VolumeFull"  # the volume of the model's files has no room left
+    VOLUME_NOT_SHAREABLE = "VolumeNotShareable"  # one node's volume for replicas that may run on several
+    INSPECTING = "Inspecting"  # the model's headers are being read
     DOES_NOT_FIT = "DoesNotFit"
     INVALID_ARGUMENT = "InvalidArgument"
     # the cluster
