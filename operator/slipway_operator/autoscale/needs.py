@@ -1,0 +1,106 @@
+"""Each metric's answer to one question: how many replicas does this load need, to grow and to shrink?
+
+`up` is what has to be there soon, `down` what must stay when replicas are taken away: further from the limit,
+and counting a silent pod as full. The arithmetic travels with the number, for people.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from slipway_operator.autoscale.load import Load
+
+Kind: TypeAlias = Literal["InFlight", "QueueDepth", "KVCacheUtilization", "TimeToFirstToken", "Prometheus"]
+
+FILL_UP: Final = 0.8
+FILL_DOWN: Final = 0.6
+TOLERANCE: Final = 0.1
+"""autoscaling/v2's: a ratio this close to one asks for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One entry of `autoscaling.metrics`. `target` is per replica: requests, a share, seconds, or the query's
+    own unit; None is the learned target (InFlight only)."""
+
+    kind: Kind
+    target: float | None = None
+    name: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Replicas that a metric asks for, before bounds and behaviour; fractions are rounded up later."""
+
+    up: float
+    down: float
+    text: str
+
+
+def need(metric: Metric, load: Load, demand: float, capacity: float) -> Need | None:
+    """Return what a metric asks for; None where it cannot be read. `demand` is `demand.settled`."""
+    match metric.kind:
+        case "InFlight" if metric.target is None:
+            return _learned(load, demand, capacity)
+        case "InFlight":
+            return _per_replica(metric, load, demand, "requests in flight")
+        case "QueueDepth":
+            return _per_replica(
+                metric, load, sum(pod.waiting for pod in load.fresh) + (load.held or 0), "waiting"
+            )
+        case "KVCacheUtilization":
+            return _share(metric, load)
+        case "TimeToFirstToken":
+            return _ratio(metric, load, load.ttft, "s to the first token")
+        case "Prometheus":
+            return _per_query(metric, load)
+
+
+def in_flight(load: Load) -> float:
+    """Return the requests in the system: in the pods and held at the gateway."""
+    return sum(pod.requests for pod in load.fresh) + (load.held or 0.0)
+
+
+def _learned(load: Load, demand: float, capacity: float) -> Need:
+    full = demand + load.silent * capacity
+    text = f"{demand:.1f} requests in flight / ({FILL_UP:.0%} of {capacity:.1f} a replica bears)"
+    return Need(demand / (FILL_UP * capacity), full / (FILL_DOWN * capacity), text)
+
+
+def _per_replica(metric: Metric, load: Load, total: float, unit: str) -> Need:
+    target = metric.target or 1.0
+    wanted = _tolerated(total / target, load.ready)
+    return Need(
+        wanted, _tolerated(total / target + load.silent, load.ready), f"{total:.1f} {unit} / {target:g}"
+    )
+
+
+def _share(metric: Metric, load: Load) -> Need | None:
+    if not load.fresh:
+        return None
+    used, target = sum(pod.kv_cache for pod in load.fresh), metric.target or 1.0
+    wanted = _tolerated(used / target, load.ready)
+    return Need(wanted, wanted + load.silent, f"KV cache in use of {used:.2f} replicas / {target:g}")
+
+
+def _ratio(metric: Metric, load: Load, value: float | None, unit: str) -> Need | None:
+    """A latency over its target, times the replicas that serve: those still loading did not cause it."""
+    if value is None or not load.ready:
+        return None
+    target = metric.target or 1.0
+    wanted = _tolerated(load.ready * value / target, load.ready)
+    return Need(wanted, wanted + load.silent, f"{load.ready} x {value:.2f} {unit} / {target:g}")
+
+
+def _per_query(metric: Metric, load: Load) -> Need | None:
+    value = dict(load.values).get(metric.name)
+    if value is None:
+        return None
+    return _per_replica(metric, load, value, f"by query {metric.name}")
+
+
+def _tolerated(wanted: float, ready: int) -> float:
+    if ready and abs(wanted / ready - 1) <= TOLERANCE:
+        return float(ready)
+    return wanted

@@ -1,0 +1,1 @@
+"""`slipway-simulate`: a recorded or made-up day of traffic against an autoscaling policy, in seconds."""
