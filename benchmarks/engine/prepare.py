@@ -1,6 +1,6 @@
-"""What peers need of a GGUF model: its values in Hugging Face layout, and OpenVINO's export of those.
+"""What peers need of a GGUF model: its values in Hugging Face layout, OpenVINO's exports, other GGUF types.
 
-Both are made once, in a cache directory named by the model file.
+Each is made once, in a cache directory named by the model file.
 """
 
 from __future__ import annotations
@@ -50,12 +50,44 @@ def hugging_face(model: Path, cache: Path) -> Path:
 
 
 def openvino(unpacked: Path, python: Path, weights: str) -> Path:
-    """Export with optimum-intel, in the peers' interpreter; `weights` is fp32 or int8."""
+    """Export with optimum-intel, in the peers' interpreter; `weights`: fp32, int8 or int4 (groups of 32)."""
     directory = unpacked.with_name(f"{unpacked.name}-openvino-{weights}")
     if not (directory / "openvino_model.bin").exists():
+        groups = ["--group-size", "32"] if weights == "int4" else []
         subprocess.run(
             [python.parent / "optimum-cli", "export", "openvino", "--model", unpacked, "--task",
-             "text-generation-with-past", "--weight-format", weights, directory],
+             "text-generation-with-past", "--weight-format", weights, *groups, directory],
             check=True,
         )  # fmt: skip
     return directory
+
+
+def llamacpp(model: Path, cache: Path, python: Path, kind: str) -> Path:
+    """Quantise the file's values again with llama.cpp, in the peers' interpreter, to a type such as Q8_0."""
+    file = cache / f"{model.stem}.{kind}.gguf"
+    if not file.exists():
+        program = (
+            "import ctypes, sys, llama_cpp as ll\n"
+            "asked = ll.llama_model_quantize_default_params()\n"
+            "asked.ftype, asked.allow_requantize = getattr(ll, 'LLAMA_FTYPE_MOSTLY_' + sys.argv[3]), True\n"
+            "given, made = (path.encode() for path in sys.argv[1:3])\n"
+            "sys.exit(ll.llama_model_quantize(given, made, ctypes.byref(asked)))"
+        )
+        part = file.with_suffix(".part")
+        subprocess.run([python, "-c", program, model, part, kind], check=True)
+        part.rename(file)
+    return file
+
+
+def for_peer(name: str, model: Path, cache: Path, python: Path | None) -> Path | None:
+    """Return the files that the peer `name` reads, made where they are not; None without its interpreter."""
+    if name == "transformers":
+        return hugging_face(model, cache)
+    if python is None:
+        print(f"{name}: left out, give --peers a virtual environment that has it")
+        return None
+    if name.startswith("openvino-"):
+        weights = name.removeprefix("openvino-")
+        return openvino(hugging_face(model, cache), python, "fp32" if weights == "f32" else weights)
+    kind = name.partition("-")[2]
+    return llamacpp(model, cache, python, kind.upper()) if kind else model

