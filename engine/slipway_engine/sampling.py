@@ -88,6 +88,11 @@ class SamplingParams:
         """True where the most likely token is always taken."""
         return self.temperature == 0
 
+    @property
+    def penalises(self) -> bool:
+        """True where a token's likelihood depends on how often it has occurred."""
+        return self.repetition_penalty != 1.0 or self.presence_penalty != 0.0 or self.frequency_penalty != 0.0
+
     def _check_beams(self, width: int) -> None:
         _within("beam_width", width, 2, MAX_BEAMS)
         _within("n", self.n, 1, width)

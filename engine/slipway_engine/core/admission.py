@@ -35,19 +35,11 @@ def check_request(request: NewRequest, known: Container[str], ready: Ready) -> N
             param="request_id",
             code="duplicate_request_id",
         )
-    if request.prompt_logprobs is not None:
-        raise RequestError("prompt_logprobs is not supported; leave it out.", param="prompt_logprobs")
-    for name, asked in (
-        ("n", request.sampling.sequences > 1),
-        ("pooling", request.pooling is not None),
-        ("deadline", request.deadline is not None),
-    ):
-        if asked:
-            raise RequestError(f"{name} is not supported yet; leave it out.", param=name)
+    if request.pooling is not None:
+        raise RequestError("This model makes no embeddings; ask for tokens.", param="pooling")
     _check_prompt(request, ready)
     _check_ids("stop_token_ids", request.sampling.stop_token_ids, ready.vocab_size)
     _check_ids("logit_bias", tuple(request.sampling.logit_bias), ready.vocab_size)
-    _check_cache(request, ready)
 
 
 def length_limit(request: NewRequest, ready: Ready) -> int:
@@ -57,12 +49,13 @@ def length_limit(request: NewRequest, ready: Ready) -> int:
 
 def _check_prompt(request: NewRequest, ready: Ready) -> None:
     length = len(request.prompt_token_ids)
+    longest = ready.max_model_len - (1 if request.generates else 0)
     if length == 0:
         raise RequestError("the prompt is empty; send at least one token.", param="prompt")
-    if length >= ready.max_model_len:
+    if length > longest:
         raise RequestError(
             f"the prompt has {length} tokens, but max_model_len is {ready.max_model_len} for prompt and "
-            f"output together; send at most {ready.max_model_len - 1}.",
+            f"output together; send at most {longest}.",
             param="prompt",
             code="context_length_exceeded",
         )
@@ -79,13 +72,15 @@ def _check_ids(param: str, ids: tuple[int, ...], vocab_size: int) -> None:
         )
 
 
-def _check_cache(request: NewRequest, ready: Ready) -> None:
-    """A sequence's last token is never computed, so it needs no place in the cache."""
-    stored = length_limit(request, ready) - 1
-    capacity = ready.num_kv_blocks * ready.block_size
-    if stored > capacity:
+def check_cache(limit: int, needed: int, ready: Ready) -> None:
+    """Refuse a sequence of `limit` tokens that holds `needed` blocks, where the cache has fewer.
+
+    A sequence's last token is never computed, so it needs no place in the cache.
+    """
+    if needed > ready.num_kv_blocks:
+        capacity = ready.num_kv_blocks * ready.block_size
         raise RequestError(
-            f"prompt and max_tokens need {stored} tokens of KV cache, which holds {capacity}; "
+            f"prompt and max_tokens need {limit - 1} tokens of KV cache, which holds {capacity}; "
             "send a shorter prompt or lower max_tokens.",
             param="max_tokens",
             code="kv_cache_exceeded",

@@ -5,7 +5,7 @@ One backend is chosen when the engine starts. Nothing above it knows the device,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -34,7 +34,13 @@ class StepRunner(Protocol):
     """A loaded model with its cache."""
 
     def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
-        """Compute a plan. Returns the rows that sample, and their logits (float32) in the same order."""
+        """Compute a plan. Returns those that want logits, and their rows (float32) in the same order.
+
+        Each has as many consecutive rows as its `rows` says.
+        """
+
+    def copy_blocks(self, copies: Mapping[int, int]) -> None:
+        """Copy whole KV blocks {target: source} of all layers, before the step that reads the targets."""
 
 
 class Backend(Protocol):

@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from heapq import heappop, heappush
 from itertools import count
 
 import torch
 
 from slipway_engine.config import EngineConfig
-from slipway_engine.core import admission
+from slipway_engine.core import admission, batch
+from slipway_engine.core.beams import Beams
 from slipway_engine.core.device import choose_backend, set_threads
+from slipway_engine.core.drain import Drain
+from slipway_engine.core.group import Births, Group, Ranked
 from slipway_engine.core.machine import Machine
-from slipway_engine.core.messages import CoreStats, FinishReason, NewRequest, Ready, RequestOutput, StepOutput
+from slipway_engine.core.messages import CoreStats, NewRequest, Ready, RequestOutput, StepOutput
 from slipway_engine.core.pace import Pace
 from slipway_engine.core.randomness import stream_of
 from slipway_engine.core.request import Request
-from slipway_engine.core.sampler import Sampled
 from slipway_engine.core.scheduler import Scheduled, Scheduler
+from slipway_engine.core.tables import widest_window
+from slipway_engine.errors import RequestError
 from slipway_engine.kv.blocks import BlockPool
 from slipway_engine.kv.hashing import root
 from slipway_engine.kv.plan import Asked, MemoryPlan, plan
@@ -64,9 +69,12 @@ class EngineCore:
             max_batch_tokens=config.max_batch_tokens,
             max_waiting=config.max_waiting,
             prefix_caching=config.prefix_caching,
+            window=widest_window(model.layer_windows),
         )
-        self._requests: dict[str, Request] = {}
-        self._aborted: list[RequestOutput] = []
+        self._groups: dict[str, Group] = {}
+        self._ended: list[RequestOutput] = []
+        self._deadlines: list[tuple[float, str]] = []
+        self._drain = Drain()
         self._order = count()
         self._pace = Pace()
         self._generated = self._steps = 0
@@ -85,9 +93,11 @@ class EngineCore:
 
     def add_request(self, request: NewRequest) -> None:
         """Queue a request, or refuse it with `RequestError`."""
-        admission.check_request(request, self._requests, self.ready)
+        admission.check_request(request, self._groups, self.ready)
         limit = admission.length_limit(request, self.ready)
-        added = Request(
+        admission.check_cache(limit, self._scheduler.blocks_for(limit - 1), self.ready)
+        births = Births(self._streams(request), self._order)
+        leader = Request(
             id=request.request_id,
             tokens=list(request.prompt_token_ids),
             prompt_length=len(request.prompt_token_ids),
@@ -96,37 +106,42 @@ class EngineCore:
             stop_ids=self._stop_ids(request),
             key=(request.priority, request.arrival, next(self._order)),
             chain=[root(request.cache_salt, *self._salted)],
-            stream=self._stream(request),
+            stream=births.stream(0),
+            score_until=0 if request.prompt_logprobs is None else len(request.prompt_token_ids) - 1,
         )
-        self._scheduler.add(added)
-        self._requests[added.id] = added
+        self._enqueue(leader)
+        self._groups[leader.id] = _kind_of(request)(request, leader, self._scheduler, births)
+        if request.deadline is not None:
+            heappush(self._deadlines, (request.deadline, leader.id))
 
     def abort(self, request_ids: Sequence[str]) -> None:
         """Stop these requests and free what they hold; unknown ids are ignored."""
         for request_id in request_ids:
-            request = self._requests.pop(request_id, None)
-            if request is not None:
-                self._scheduler.remove(request)
-                self._aborted.append(RequestOutput(request_id, finish_reason="abort"))
+            if request_id in self._groups:
+                self._drop(request_id)
+                self._ended.append(RequestOutput(request_id, finish_reason="abort"))
 
     def stop_choices(self, choices: Sequence[tuple[str, int]]) -> None:
         """Stop single choices of requests, without an output; unknown ones are ignored."""
-        for request_id, _ in choices:
-            self.abort([request_id])
+        for request_id, index in choices:
+            if request_id in self._groups:
+                self._groups[request_id].stop(index)
+                self._forget_ended([request_id])
 
     def has_work(self) -> bool:
         """Say whether `step` has anything to do or to report."""
-        return bool(self._requests or self._aborted)
+        return bool(self._groups or self._ended)
 
     def step(self) -> StepOutput:
         """Run one batch and return what it brought."""
         began = time.monotonic()
-        outputs, self._aborted = self._aborted, []
+        self._expire(began)
+        outputs, self._ended = self._ended, []
         scheduled = self._scheduler.schedule(self._budget())
         if scheduled:
             outputs += self._compute(scheduled, began)
         else:
-            assert not self._requests, "requests are there, but none could be scheduled"
+            assert not self._groups, "requests are there, but none could be scheduled"
         self._steps += 1
         self._step_seconds = time.monotonic() - began
         self._pace.observe(sum(row.count for row in scheduled), self._step_seconds)
@@ -152,7 +167,8 @@ class EngineCore:
     def check(self) -> None:
         """Assert the invariants between requests, blocks and queue, at any time between steps."""
         self._scheduler.check()
-        assert len(self._requests) == len(self._scheduler.running) + self._scheduler.waiting
+        assert all(group.live for group in self._groups.values()), "a request has nothing left to run"
+        assert sum(len(group.live) for group in self._groups.values()) == self._scheduler.total
 
     def check_idle(self) -> None:
         """Assert that nothing leaked; call it only when `has_work()` is false."""
@@ -181,68 +197,73 @@ class EngineCore:
         own = frozenset(request.sampling.stop_token_ids)
         return own if request.sampling.ignore_eos else own | self._eos
 
-    def _stream(self, request: NewRequest) -> int:
+    def _streams(self, request: NewRequest) -> Callable[[int], int]:
+        """Return the random stream of each of the request's sequences."""
         if request.sampling.seed is not None:
-            return stream_of("request", request.sampling.seed)
-        return stream_of("engine", self._config.seed, request.request_id)
+            return partial(stream_of, "request", request.sampling.seed)
+        return partial(stream_of, "engine", self._config.seed, request.request_id)
+
+    def _enqueue(self, leader: Request) -> None:
+        try:
+            self._scheduler.add(leader)
+        except RequestError as error:
+            error.retry_after = self._drain.retry_after(self._scheduler.waiting, time.monotonic())
+            raise
 
     @torch.inference_mode()
     def _compute(self, scheduled: Sequence[Scheduled], began: float) -> list[RequestOutput]:
         for row in scheduled:
             row.request.started = row.request.started or began
-        sampling, logits = self._runner.run(scheduled)
-        sampled = self._backend.sample(logits, [row.request for row in sampling]) if sampling else []
+        if self._scheduler.copies:
+            self._runner.copy_blocks(self._scheduler.copies)
+        wanting, logits = self._runner.run(scheduled)
+        step = batch.sort(wanting, logits, self._groups)
         for row in scheduled:
             self._scheduler.advance(row)
-        now = time.monotonic()
-        return [self._accept(row.request, one, now) for row, one in zip(sampling, sampled, strict=True)]
+        batch.spread(step, self._groups)
+        self._generated += len(step.sampled.places) + len(step.searched.places)
+        outputs = batch.answer(step, logits, self._groups, self._backend, time.monotonic())
+        for row in scheduled:
+            if not row.request.generates and not row.request.debt:
+                outputs.append(self._groups[row.request.id].conclude())
+        self._forget_ended({output.request_id for output in outputs})
+        return outputs
 
-    def _accept(self, request: Request, sampled: Sampled, now: float) -> RequestOutput:
-        """Append a sampled token and say whether it ends the request."""
-        if sampled.token_id is None:
-            self._forget(request)
-            return RequestOutput(
-                request.id,
-                finish_reason="error",
-                error="The model computed no finite logits; try dtype float32, or check the model's files.",
-            )
-        request.tokens.append(sampled.token_id)
-        self._generated += 1
-        output = RequestOutput(
-            request.id,
-            new_token_ids=(sampled.token_id,),
-            logprobs=(sampled.logprob,) if sampled.logprob is not None else (),
-        )
-        if request.first_token is None:
-            output = self._first(request, output, now)
-        return self._finish(request, output)
+    def _expire(self, now: float) -> None:
+        """End the requests whose deadline has passed."""
+        while self._deadlines and self._deadlines[0][0] <= now:
+            deadline, request_id = heappop(self._deadlines)
+            group = self._groups.get(request_id)
+            if group is not None and group.asked.deadline == deadline:
+                self._drop(request_id)
+                self._ended.append(_too_late(group, now))
 
-    def _first(self, request: Request, output: RequestOutput, now: float) -> RequestOutput:
-        request.first_token = now
-        started = request.started or now
-        return replace(
-            output,
-            cached_tokens=request.cached_tokens,
-            queue_seconds=max(0.0, started - request.arrival),
-            prefill_seconds=now - started,
-        )
+    def _drop(self, request_id: str) -> None:
+        self._groups[request_id].release()
+        self._forget_ended([request_id])
 
-    def _finish(self, request: Request, output: RequestOutput) -> RequestOutput:
-        token = request.tokens[-1]
-        reason: FinishReason | None = None
-        if token in request.stop_ids:
-            reason = "stop"
-        elif len(request.tokens) >= request.limit:
-            reason = "length"
-        if reason is None:
-            return output
-        self._forget(request)
-        named = reason == "stop" and token in request.sampling.stop_token_ids
-        return replace(output, finish_reason=reason, stop_reason=token if named else None)
+    def _forget_ended(self, request_ids: Iterable[str]) -> None:
+        for request_id in request_ids:
+            if self._groups[request_id].over:
+                del self._groups[request_id]
+                self._drain.left(time.monotonic())
 
-    def _forget(self, request: Request) -> None:
-        del self._requests[request.id]
-        self._scheduler.remove(request)
+
+def _kind_of(request: NewRequest) -> type[Group]:
+    if request.sampling.beam_width is not None:
+        return Beams
+    return Ranked if request.sampling.ranked else Group
+
+
+def _too_late(group: Group, now: float) -> RequestOutput:
+    waited = f"{now - group.asked.arrival:.1f} s"
+    return RequestOutput(
+        group.asked.request_id,
+        finish_reason="error",
+        error=f"The request's deadline passed after {waited}; allow more time, or ask for fewer tokens.",
+        error_code="deadline_exceeded",
+        error_status=504,
+    )
 
 
 class _Phases:

@@ -1,10 +1,11 @@
-"""A request as the core sees it: tokens so far, how many of them the cache holds, and the blocks that do."""
+"""A sequence as the core sees it: tokens so far, how many of them the cache holds, and the blocks that do."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from slipway_engine.core.penalties import Counts
 from slipway_engine.kv.hashing import extend
 from slipway_engine.sampling import SamplingParams
 
@@ -16,8 +17,10 @@ QueueKey: TypeAlias = tuple[int, float, int]
 class Request:
     """`tokens` is prompt and output; `computed` of them have keys and values in `blocks`.
 
-    `limit` is the length at which the sequence ends. `chain` holds the digests of the full blocks so far,
-    after the root's.
+    `id` is the client's request, `index` the sequence's place among those that the request asked for. `limit`
+    is the length at which the sequence ends. `chain` holds the digests of the full blocks so far, after the
+    root's. The prompt's positions [scored, score_until) owe their logits. The first `slid` blocks have left
+    every layer's window and are given back; their places in `blocks` hold the padding block.
     """
 
     id: str
@@ -29,12 +32,22 @@ class Request:
     key: QueueKey
     chain: list[bytes]
     stream: int
+    index: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
+    slid: int = 0
     cached_tokens: int = 0
     started: float | None = None
     first_token: float | None = None
     preemptions: int = 0
+    scored: int = 0
+    score_until: int = 0
+    counts: Counts | None = None
+
+    def __post_init__(self) -> None:
+        """Count the tokens so far, where something depends on it."""
+        if self.counts is None and self.sampling.penalises:
+            self.counts = Counts(self.tokens, self.prompt_length)
 
     @property
     def arrival(self) -> float:
@@ -47,9 +60,40 @@ class Request:
         return len(self.tokens) - self.prompt_length
 
     @property
+    def generates(self) -> bool:
+        """False where only the prompt itself is asked about."""
+        return self.limit > self.prompt_length
+
+    @property
     def debt(self) -> int:
         """Tokens that must be computed before the next one can be sampled."""
         return len(self.tokens) - self.computed
+
+    def append(self, token: int) -> None:
+        """Add an output token."""
+        self.tokens.append(token)
+        if self.counts is not None:
+            self.counts.add(token)
+
+    def twin(self, index: int, key: QueueKey, stream: int) -> Request:
+        """Return a sequence with the same tokens, which holds no blocks yet."""
+        return Request(
+            id=self.id,
+            tokens=list(self.tokens),
+            prompt_length=self.prompt_length,
+            limit=self.limit,
+            sampling=self.sampling,
+            stop_ids=self.stop_ids,
+            key=key,
+            chain=list(self.chain),
+            stream=stream,
+            index=index,
+            started=self.started,
+            first_token=self.first_token,
+            scored=self.scored,
+            score_until=self.score_until,
+            counts=self.counts.copy() if self.counts is not None else None,
+        )
 
     def digests(self, block_size: int) -> list[bytes]:
         """Return the digests of all full blocks of the tokens so far."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -31,18 +31,22 @@ class Runner:
         self.dtype = dtype
 
     def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
-        """Compute a step. Returns those that sample, and their logits in the same order."""
+        """Compute a step. Returns those that want logits, and their rows in the same order."""
         rows = sorted(plan, key=_layout)
         spans = [context.Span(row.request.computed, row.count, row.request.blocks) for row in rows]
         step = context.build(spans, self.block_size, self.device, self.dtype)
         hidden = self.decoder.embed(self._tokens(rows))
         hidden = self.decoder.forward(hidden, step.positions, self.attention.bind(step))
-        sampling = [row for row in rows if row.samples]
-        if len(sampling) < len(hidden):
-            lasts = np.cumsum([row.count for row in rows]) - 1
-            wanted = [last for row, last in zip(rows, lasts, strict=True) if row.samples]
-            hidden = hidden[torch.tensor(np.array(wanted, dtype=np.int64), device=self.device)]
-        return sampling, self.decoder.logits(hidden)
+        ends = np.cumsum([row.count for row in rows])
+        wanted = [np.arange(end - row.rows, end) for row, end in zip(rows, ends, strict=True)]
+        places = np.concatenate(wanted, dtype=np.int64)
+        if len(places) < len(hidden):
+            hidden = hidden[torch.from_numpy(places).to(self.device)]
+        return [row for row in rows if row.rows], self.decoder.logits(hidden)
+
+    def copy_blocks(self, copies: Mapping[int, int]) -> None:
+        """Copy whole blocks {target: source}, before a step."""
+        self.attention.copy_blocks([(source, target) for target, source in copies.items()])
 
     def _tokens(self, rows: Sequence[Scheduled]) -> torch.Tensor:
         ids: list[int] = []

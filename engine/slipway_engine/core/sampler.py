@@ -12,13 +12,14 @@ from math import log
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn import functional
 
 from slipway_engine.core.messages import TokenLogprob
+from slipway_engine.core.penalties import Counts
 from slipway_engine.core.randomness import gumbel, keys
 from slipway_engine.core.request import Request
-from slipway_engine.sampling import SamplingParams
 
 GREEDY_BELOW = 1e-5
 """Temperatures below this are greedy: the quotient would leave float32's range."""
@@ -41,9 +42,9 @@ class Sampled:
 
 def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[Sampled]:
     """Choose the next token of each row of `logits` [rows, vocabulary] (float32, overwritten)."""
-    wanted = _rows(requests, lambda request: request.sampling.logprobs is not None)
+    wanted = _rows(requests, _wants_logprob)
     raw = torch.log_softmax(logits[wanted], dim=1) if wanted else None
-    _edit(logits, requests)
+    edit(logits, requests)
     best, chosen = logits.max(dim=1)
     drawn = _rows(requests, lambda request: request.sampling.temperature >= GREEDY_BELOW)
     if drawn:
@@ -55,6 +56,10 @@ def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[Sampled]:
     return [Sampled(token, logprobs.get(row)) for row, token in enumerate(tokens)]
 
 
+def _wants_logprob(request: Request) -> bool:
+    return request.sampling.logprobs is not None or request.sampling.ranked
+
+
 def _rows(requests: Sequence[Request], needs: Callable[[Request], bool]) -> list[int]:
     return [row for row, request in enumerate(requests) if needs(request)]
 
@@ -63,8 +68,8 @@ def _column(logits: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
     return torch.tensor(values, dtype=logits.dtype, device=logits.device).unsqueeze(1)
 
 
-def _edit(logits: torch.Tensor, requests: Sequence[Request]) -> None:
-    """Forbid, bias and penalise in place."""
+def edit(logits: torch.Tensor, requests: Sequence[Request]) -> None:
+    """Forbid, bias and penalise in place (logits, or log-probabilities in a beam search)."""
     early = _rows(requests, lambda request: request.output_length < request.sampling.min_tokens)
     if early:
         ids = [(row, token) for row in early for token in requests[row].stop_ids]
@@ -72,7 +77,7 @@ def _edit(logits: torch.Tensor, requests: Sequence[Request]) -> None:
     biased = _rows(requests, lambda request: bool(request.sampling.logit_bias))
     if biased:
         _bias(logits, requests, biased)
-    penalised = _rows(requests, lambda request: _penalises(request.sampling))
+    penalised = _rows(requests, lambda request: request.counts is not None)
     if penalised:
         _penalise(logits, requests, penalised)
 
@@ -89,31 +94,30 @@ def _bias(logits: torch.Tensor, requests: Sequence[Request], rows: Sequence[int]
     logits.view(-1).index_add_(0, _flat(pairs, logits), torch.tensor(values, device=logits.device))
 
 
-def _penalises(sampling: SamplingParams) -> bool:
-    return (
-        sampling.repetition_penalty != 1.0
-        or sampling.presence_penalty != 0.0
-        or sampling.frequency_penalty != 0.0
-    )
-
-
 def _penalise(logits: torch.Tensor, requests: Sequence[Request], rows: Sequence[int]) -> None:
     """Repetition counts prompt and output, presence and frequency the output alone."""
-    width = logits.shape[1]
-    tokens = [np.array(requests[row].tokens, dtype=np.int64) + row * width for row in rows]
-    is_output = [np.arange(len(requests[row].tokens)) >= requests[row].prompt_length for row in rows]
-    flat, place = np.unique(np.concatenate(tokens), return_inverse=True)
-    counts = np.bincount(place, weights=np.concatenate(is_output), minlength=len(flat))
-    row_of = flat // width
-    params = [request.sampling for request in requests]
-    repetition = np.array([param.repetition_penalty for param in params])[row_of]
-    subtract = np.array([param.frequency_penalty for param in params])[row_of] * counts
-    subtract += np.array([param.presence_penalty for param in params])[row_of] * (counts > 0)
+    width, counts = logits.shape[1], [_counts(requests[row]) for row in rows]
+    params = [requests[row].sampling for row in rows]
+    sizes = [len(one.ids) for one in counts]
+
+    def spread(values: Sequence[float]) -> npt.NDArray[np.float64]:
+        return np.repeat(np.array(values, dtype=np.float64), sizes)
+
+    flat = np.concatenate([one.ids for one in counts])
+    flat += np.repeat(np.array(rows, dtype=np.int64) * width, sizes)
+    outputs = np.concatenate([one.outputs for one in counts])
+    subtract = spread([param.frequency_penalty for param in params]) * outputs
+    subtract += spread([param.presence_penalty for param in params]) * (outputs > 0)
     where = torch.from_numpy(flat).to(logits.device)
-    factor = torch.from_numpy(repetition).to(logits)
+    factor = torch.from_numpy(spread([param.repetition_penalty for param in params])).to(logits)
     values = logits.view(-1)[where]
     values = torch.where(values > 0, values / factor, values * factor)
     logits.view(-1)[where] = values - torch.from_numpy(subtract).to(logits)
+
+
+def _counts(request: Request) -> Counts:
+    assert request.counts is not None
+    return request.counts
 
 
 def _draw(logits: torch.Tensor, requests: Sequence[Request]) -> torch.Tensor:

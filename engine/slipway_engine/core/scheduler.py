@@ -7,19 +7,23 @@ streams one chunk a step and no more. When blocks run out, the last in line give
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
 
 from slipway_engine.core.request import QueueKey, Request
+from slipway_engine.core.tables import Tables, held
 from slipway_engine.errors import RequestError
 from slipway_engine.kv.blocks import BlockPool
+
+PROMPT_ROWS = 32
+"""Most logits rows of prompts in one step; the memory plan counts them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduled:
-    """`count` tokens of `request` to compute in this step."""
+    """`count` tokens of `request` to compute in this step. What is asked of it holds until it is computed."""
 
     request: Request
     count: int
@@ -27,7 +31,15 @@ class Scheduled:
     @property
     def samples(self) -> bool:
         """True where the step catches up, so that its last row yields the next token."""
-        return self.count == self.request.debt
+        return self.count == self.request.debt and self.request.generates
+
+    @property
+    def rows(self) -> int:
+        """How many of the last rows bring logits: the prompt's where they are owed, or that which samples."""
+        request = self.request
+        if request.scored < request.score_until:
+            return max(0, min(self.count, request.computed + self.count - request.scored))
+        return int(self.samples)
 
 
 @dataclass(slots=True)
@@ -40,8 +52,28 @@ class Counters:
     prompt_tokens: int = 0
 
 
+@dataclass(slots=True)
+class _Budget:
+    """What a step has left to hand out."""
+
+    tokens: int
+    rows: int = PROMPT_ROWS
+
+    def grant(self, request: Request) -> int:
+        """Return how many tokens of the request the step may compute."""
+        count = min(request.debt, self.tokens)
+        if request.scored < request.score_until:
+            count = min(count, self.rows + max(0, request.scored - request.computed))
+        return count
+
+    def spend(self, request: Request, count: int) -> None:
+        self.tokens -= count
+        if request.scored < request.score_until:
+            self.rows -= Scheduled(request, count).rows
+
+
 class Scheduler:
-    """Waiting and running requests, and the blocks between them."""
+    """Waiting and running requests, and those that wait for others of their group (parked)."""
 
     def __init__(
         self,
@@ -52,22 +84,37 @@ class Scheduler:
         max_batch_tokens: int,
         max_waiting: int,
         prefix_caching: bool,
+        window: int | None = None,
     ) -> None:
         self.pool = pool
-        self.block_size = block_size
         self.max_num_seqs = max_num_seqs
         self.max_batch_tokens = max_batch_tokens
         self.max_waiting = max_waiting
-        self.prefix_caching = prefix_caching
         self.counters = Counters()
         self.running: list[Request] = []
-        self._waiting: dict[str, Request] = {}
+        self._tables = Tables(pool, block_size, prefix_caching=prefix_caching, window=window)
+        self._waiting: dict[Request, None] = {}
+        self._parked: dict[Request, None] = {}
         self._queue: list[tuple[QueueKey, Request]] = []
 
     @property
     def waiting(self) -> int:
         """Requests that hold no blocks yet, or none any more."""
         return len(self._waiting)
+
+    @property
+    def total(self) -> int:
+        """Requests that are known."""
+        return len(self._waiting) + len(self.running) + len(self._parked)
+
+    @property
+    def copies(self) -> Mapping[int, int]:
+        """The blocks {target: source} to copy before the planned step is computed."""
+        return self._tables.copies
+
+    def blocks_for(self, tokens: int) -> int:
+        """Return the most blocks that a sequence of so many computed tokens holds at once."""
+        return self._tables.most(tokens, self.max_batch_tokens)
 
     def add(self, request: Request) -> None:
         """Queue a request, or refuse it where the queue is full."""
@@ -77,51 +124,72 @@ class Scheduler:
             )
         self._enqueue(request)
 
+    def fork(self, parent: Request, child: Request) -> bool:
+        """Let `child`, a twin of `parent`, run on the same blocks, or wait where there is no seat for it."""
+        if parent.blocks and len(self.running) < self.max_num_seqs:
+            self._tables.share(parent, child)
+            self.running.append(child)
+            return True
+        self._set_back(child)
+        return False
+
+    def park(self, request: Request) -> None:
+        """Set a request aside that has nothing to compute; others may take its blocks."""
+        self.running.remove(request)
+        self._parked[request] = None
+
+    def resume(self, request: Request) -> None:
+        """Let a parked request go on."""
+        del self._parked[request]
+        if request.blocks and len(self.running) < self.max_num_seqs:
+            self.running.append(request)
+        else:
+            self._set_back(request)
+
     def remove(self, request: Request) -> None:
         """Forget a finished or aborted request and free its blocks."""
-        if self._waiting.pop(request.id, None) is None:
+        if request in self._waiting:
+            del self._waiting[request]
+        elif request in self._parked:
+            del self._parked[request]
+        else:
             self.running.remove(request)
-        self._release(request)
+        self._tables.release(request)
         if len(self._queue) > 2 * len(self._waiting) + 16:
-            self._queue = [entry for entry in self._queue if self._waiting.get(entry[1].id) is entry[1]]
+            self._queue = [entry for entry in self._queue if entry[1] in self._waiting]
             heapify(self._queue)
 
     def schedule(self, budget: int | None = None) -> list[Scheduled]:
         """Decide what the next step computes; `budget` lowers `max_batch_tokens` for this step."""
-        left = min(budget or self.max_batch_tokens, self.max_batch_tokens)
+        left = _Budget(min(budget or self.max_batch_tokens, self.max_batch_tokens))
         plan: dict[Request, int] = {}
+        self._tables.copies = {}
         preempted = self.counters.preemptions
         for request in self._in_turn():
-            if left == 0:
+            if left.tokens == 0:
                 break
-            if request.id not in self._waiting:  # it may have been preempted since
-                left -= self._continue(request, min(request.debt, left), plan)
+            if request not in self._waiting:  # it may have been preempted since
+                self._continue(request, left, plan)
         if self.counters.preemptions == preempted:
             self._admit(left, plan)
         return [Scheduled(request, count) for request, count in plan.items()]
 
     def advance(self, scheduled: Scheduled) -> None:
-        """Record that a step's tokens are computed, and name the blocks that became full."""
-        request = scheduled.request
-        full = request.computed // self.block_size
-        request.computed += scheduled.count
-        if self.prefix_caching and request.computed // self.block_size > full:
-            digests = request.digests(self.block_size)
-            for index in range(full, request.computed // self.block_size):
-                self.pool.remember(request.blocks[index], digests[index])
+        """Record that a step's tokens are computed."""
+        self._tables.advance(scheduled.request, scheduled.count)
 
     def check(self) -> None:
         """Assert the invariants between requests and blocks."""
         self.pool.check()
-        held: dict[int, int] = {}
-        for request in self.running:
+        references: dict[int, int] = {}
+        for request in (*self.running, *self._parked):
             assert 0 <= request.computed <= len(request.tokens)
-            assert len(request.blocks) >= self._blocks_for(request.computed)
-            for block in request.blocks:
-                held[block] = held.get(block, 0) + 1
-        assert held == self.pool.references(), "reference counts differ from the blocks that requests hold"
+            assert len(request.blocks) >= self._tables.blocks_for(request.computed)
+            for block in held(request):
+                references[block] = references.get(block, 0) + 1
+        assert references == self.pool.references(), "reference counts differ from the blocks that are held"
         assert len(self.running) <= self.max_num_seqs
-        for request in self._waiting.values():
+        for request in self._waiting:
             assert not request.blocks, "a waiting request holds blocks"
             assert not request.computed, "a waiting request counts computed tokens"
 
@@ -129,80 +197,86 @@ class Scheduler:
         """Return the running requests in the order of the rule: single tokens first, then by their keys."""
         return sorted(self.running, key=lambda request: (request.debt > 1, request.key))
 
-    def _continue(self, request: Request, count: int, plan: dict[Request, int]) -> int:
-        """Plan `count` more tokens at the cost of who is last in line; return what the budget loses."""
-        spent, needed = 0, self._blocks_for(request.computed + count) - len(request.blocks)
-        while needed > self.pool.available:
+    def _continue(self, request: Request, left: _Budget, plan: dict[Request, int]) -> None:
+        """Plan more tokens of a running request, at the cost of who is last in line."""
+        count = left.grant(request)
+        if count == 0:
+            return
+        while self._tables.needed(request, count) > self.pool.available:
+            if self._evict():
+                continue
             victim = max(self.running, key=attrgetter("key"))
-            spent -= plan.pop(victim, 0)
+            left.tokens += plan.pop(victim, 0)
             self._preempt(victim)
             if victim is request:
-                return spent
-        request.blocks += self.pool.allocate(needed)
+                return
+        self._plan(request, count, left, plan)
+
+    def _plan(self, request: Request, count: int, left: _Budget, plan: dict[Request, int]) -> None:
+        self._tables.grow(request, count)
+        left.spend(request, count)
         plan[request] = count
-        return spent + count
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
-        self._release(request)
-        request.preemptions += 1
         self.counters.preemptions += 1
+        self._set_back(request)
+
+    def _set_back(self, request: Request) -> None:
+        """Let a request that has run wait for its turn again, without its blocks."""
+        self._tables.release(request)
+        request.preemptions += 1
         self._enqueue(request)
 
-    def _admit(self, left: int, plan: dict[Request, int]) -> None:
+    def _evict(self) -> bool:
+        """Take the blocks of the last parked request in line; it computes them again if it goes on."""
+        holding = [request for request in self._parked if request.blocks]
+        if not holding:
+            return False
+        self._tables.release(max(holding, key=attrgetter("key")))
+        self.counters.preemptions += 1
+        return True
+
+    def _admit(self, left: _Budget, plan: dict[Request, int]) -> None:
         """Start waiting requests in order, while budget, seats and blocks for all their tokens last."""
         for request in self._front():
-            if left == 0 or len(self.running) >= self.max_num_seqs:
+            if left.tokens == 0 or len(self.running) >= self.max_num_seqs:
                 return
-            hits = self._cached_blocks(request)
-            needed = self._blocks_for(len(request.tokens)) - len(hits)
-            if needed + self.pool.idle_among(hits) + len(self.running) > self.pool.available:
-                return  # each running request may ask for one more block soon
+            hits = self._tables.hits(request)
+            while not self._room(request, hits):
+                if self.running or not self._evict():
+                    return
             self._start(request, hits)
-            count = min(request.debt, left)
-            request.blocks += self.pool.allocate(
-                self._blocks_for(request.computed + count) - len(request.blocks)
-            )
-            plan[request] = count
-            left -= count
+            count = left.grant(request)
+            if count:
+                self._plan(request, count, left, plan)
+
+    def _room(self, request: Request, hits: list[int]) -> bool:
+        """Say whether there are blocks for all of a request, and one for each of those that run."""
+        found = [block for block in hits if block]
+        needed = self.blocks_for(len(request.tokens)) - len(found)
+        return max(0, needed) + self.pool.idle_among(found) + len(self.running) <= self.pool.available
 
     def _front(self) -> Iterator[Request]:
         """Yield the first waiting request, again and again while the caller takes it out of the queue."""
         while self._queue:
             request = self._queue[0][1]
-            if self._waiting.get(request.id) is not request:
+            if request not in self._waiting:
                 heappop(self._queue)
                 continue
             yield request
 
     def _start(self, request: Request, hits: list[int]) -> None:
         heappop(self._queue)
-        del self._waiting[request.id]
+        del self._waiting[request]
         self.running.append(request)
-        self.pool.share(hits)
-        request.blocks = list(hits)
-        request.computed = len(hits) * self.block_size
+        self._tables.start(request, hits)
         if not request.preemptions:
             request.cached_tokens = request.computed
             self.counters.prompt_tokens += request.prompt_length
             self.counters.prefix_queries += request.prompt_length
             self.counters.prefix_hits += request.computed
 
-    def _cached_blocks(self, request: Request) -> list[int]:
-        """Return the cached blocks that the request may start from; its last token is always computed."""
-        if not self.prefix_caching:
-            return []
-        usable = (len(request.tokens) - 1) // self.block_size
-        return self.pool.find(request.digests(self.block_size)[:usable])
-
     def _enqueue(self, request: Request) -> None:
-        self._waiting[request.id] = request
+        self._waiting[request] = None
         heappush(self._queue, (request.key, request))
-
-    def _release(self, request: Request) -> None:
-        self.pool.release(request.blocks)
-        request.blocks = []
-        request.computed = 0
-
-    def _blocks_for(self, tokens: int) -> int:
-        return -(-tokens // self.block_size)

@@ -14,8 +14,12 @@ MIB = 1 << 20
 OTHER_PROCESS = 256 * MIB
 """What the HTTP process beside the core may take of the same limit."""
 
-SAMPLER_COPIES = 5
-"""float32 copies of the logits that a step may hold: raw, scaled, noise, its bits, log-probabilities."""
+SAMPLER_COPIES = 6
+"""float32 copies of the logits that a step may hold: the model's, those that forks draw from, scaled, noise,
+its bits, log-probabilities."""
+
+PROMPT_LOGITS = 32 + 2 * 8
+"""Rows of logits for prompts' own log-probabilities in a step, and of the copies made of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +129,7 @@ def _blocks(needs: Needs, asked: Asked, usable: int, length: int) -> int:
 def _workspace(needs: Needs, asked: Asked, length: int) -> int:
     """Return the most that loading or one step allocates beside weights and cache."""
     activations = asked.max_batch_tokens * needs.activation_bytes_per_token
-    logits = SAMPLER_COPIES * asked.max_num_seqs * needs.vocab_size * 4
+    logits = (SAMPLER_COPIES * asked.max_num_seqs + PROMPT_LOGITS) * needs.vocab_size * 4
     gathered = 2 * max(needs.gather_tokens, length) * needs.kv_bytes_per_token_layer
     masks = 2 * asked.max_batch_tokens * length * needs.mask_itemsize
     scores = max(needs.score_pairs, needs.gather_tokens, length) * needs.score_bytes_per_pair

@@ -5,14 +5,14 @@ from __future__ import annotations
 import ctypes
 import mmap
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import sqrt
 
 import numpy as np
 import torch
 
-from slipway_engine.core.scheduler import Scheduled
+from slipway_engine.core.scheduler import PROMPT_ROWS, Scheduled
 from slipway_engine.models.config import DecoderConfig
 from slipway_engine.models.rope import inverse_frequencies
 from slipway_engine.native import library
@@ -67,6 +67,12 @@ class Cache:
             with suppress(OSError):  # a kernel without huge pages
                 memory.madvise(mmap.MADV_HUGEPAGE)
         self.data = np.frombuffer(memory, dtype=np.uint8)
+
+    def copy_blocks(self, copies: Mapping[int, int]) -> None:
+        """Copy whole blocks {target: source}."""
+        blocks = self.data.reshape(self.num_blocks, self.block_bytes)
+        for target, source in copies.items():
+            blocks[target] = blocks[source]
 
     @property
     def keys(self) -> int:
@@ -151,12 +157,13 @@ class NativeRunner:
 
     def __init__(self, model: NativeModel, max_num_seqs: int) -> None:
         self.model = model
-        self._logits = np.zeros((max_num_seqs, model.vocab_size), dtype=np.float32)
+        self._logits = np.zeros((max_num_seqs + PROMPT_ROWS, model.vocab_size), dtype=np.float32)
 
     def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
-        """Compute a step. Returns those that sample, and their logits, good until the next step."""
+        """Compute a step. Returns those that want logits, and their rows, good until the next step."""
         token_ids: list[int] = []
-        starts, outputs, sampling = [0], [], []
+        outputs: list[int] = []
+        starts, wanting = [0], []
         width = max(-(-(row.request.computed + row.count) // BLOCK) for row in plan)
         blocks = np.zeros((len(plan), width), dtype=np.int32)
         for table, row in zip(blocks, plan, strict=True):
@@ -165,9 +172,9 @@ class NativeRunner:
             used = -(-end // BLOCK)
             table[:used] = request.blocks[:used]
             starts.append(starts[-1] + row.count)
-            if row.samples:
-                outputs.append(starts[-1] - 1)
-                sampling.append(row)
+            if rows := row.rows:
+                outputs += range(starts[-1] - rows, starts[-1])
+                wanting.append(row)
         logits = self._logits[: len(outputs)]
         self.model.step(
             np.array(token_ids, dtype=np.int64),
@@ -177,7 +184,11 @@ class NativeRunner:
             np.array(outputs, dtype=np.int32),
             logits,
         )
-        return sampling, torch.from_numpy(logits)
+        return wanting, torch.from_numpy(logits)
+
+    def copy_blocks(self, copies: Mapping[int, int]) -> None:
+        """Copy whole blocks {target: source}, before a step."""
+        self.model.cache.copy_blocks(copies)
 
 
 def _layer(layer: LayerParts, window: int | None) -> LayerWeights:

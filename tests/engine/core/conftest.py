@@ -55,22 +55,39 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass
-class Collected:
-    """Everything that one request brought."""
+class Choice:
+    """Everything that one choice of a request brought."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: int | None = None
+
+
+@dataclass
+class Collected(Choice):
+    """Everything that one request brought; its own tokens are those of choice 0."""
+
+    n: int = 1
     cached_tokens: int = 0
+    prompt_logprobs: list[TokenLogprob] = field(default_factory=list)
     outputs: list[RequestOutput] = field(default_factory=list)
+    others: dict[int, Choice] = field(default_factory=dict)
+
+    @property
+    def choices(self) -> list[Choice]:
+        return [self, *(self.others[index] for index in sorted(self.others))]
 
     def take(self, output: RequestOutput) -> None:
-        assert self.finish_reason is None, "an output after the last"
-        self.tokens += output.new_token_ids
-        self.logprobs += output.logprobs
-        self.finish_reason = output.finish_reason
-        self.stop_reason = output.stop_reason
+        assert 0 <= output.index < self.n
+        choice = self if output.index == 0 else self.others.setdefault(output.index, Choice())
+        if output.error is None and output.finish_reason != "abort":
+            assert choice.finish_reason is None, "an output after the last"
+        choice.tokens += output.new_token_ids
+        choice.logprobs += output.logprobs
+        choice.finish_reason = output.finish_reason
+        choice.stop_reason = output.stop_reason
+        self.prompt_logprobs += output.prompt_logprobs
         self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
         self.outputs.append(output)
 
@@ -85,10 +102,11 @@ class Driver:
 
     def send(self, prompt: Iterable[int], *, salt: str = "", priority: int = 0, **sampling: Any) -> str:
         name = sampling.pop("name", None) or f"r{next(self._names)}"
+        others = {key: sampling.pop(key) for key in ("prompt_logprobs", "deadline") if key in sampling}
         params = SamplingParams(**{"temperature": 0.0, **sampling})
-        request = NewRequest(name, tuple(prompt), params, time.monotonic(), priority, salt)
+        request = NewRequest(name, tuple(prompt), params, time.monotonic(), priority, salt, **others)
         self.core.add_request(request)
-        self.results[name] = Collected()
+        self.results[name] = Collected(n=params.n)
         return name
 
     def step(self) -> None:

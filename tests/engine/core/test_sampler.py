@@ -101,7 +101,7 @@ def test_penalties_follow_their_definitions() -> None:
     logits = spread(4)
     before = logits.clone()
     prompt, output = [1, 2, 2], [3, 3, 4]
-    sampler._edit(
+    sampler.edit(
         logits,
         [
             request(prompt, output, repetition_penalty=1.5),
