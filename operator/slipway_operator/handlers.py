@@ -14,7 +14,7 @@ from typing import Any
 import kopf
 
 from slipway_operator.intake import Intake
-from slipway_operator.kinds import OWNED, OWNED_SELECTOR, WATCHED, Kind
+from slipway_operator.kinds import OWNED, OWNED_SELECTOR, WATCHED, WATCHED_IN_NAMESPACES, Kind
 
 RETRY_SECONDS = 5.0
 
@@ -35,7 +35,7 @@ async def watch(intake: Intake, namespaces: Collection[str], started: Callable[[
     """
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=_registry(intake),
+        registry=_registry(intake, WATCHED_IN_NAMESPACES if namespaces else WATCHED),
         settings=_settings(),
         standalone=True,
         clusterwide=not namespaces,
@@ -45,10 +45,10 @@ async def watch(intake: Intake, namespaces: Collection[str], started: Callable[[
     await kopf.run_tasks(tasks, ignored=others)
 
 
-def _registry(intake: Intake) -> kopf.OperatorRegistry:
+def _registry(intake: Intake, kinds: Collection[Kind]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(registry=registry)(_login)
-    for kind in WATCHED:
+    for kind in kinds:
         handler = partial(_on_event, intake, kind)
         kopf.on.event(
             group=kind.group, version=kind.version, plural=kind.plural, id=kind.plural, registry=registry

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from slipway_api import names
 from slipway_operator.freshness import Freshness
-from slipway_operator.kinds import PARENT, Key, Kind, Object, key_of, parent_key
+from slipway_operator.kinds import LLM_CLASS, PARENT, Key, Kind, Object, key_of, parent_key
 from slipway_operator.metrics import Metrics
 from slipway_operator.store import Store
 from slipway_operator.workqueue import WorkQueue
@@ -34,7 +34,9 @@ class Intake:
         self._freshness.deliver(kind, obj, self._clock(), deleted=deleted)
         before = self._store.get(kind, key_of(obj))
         changed = self._store.drop(kind, obj) if deleted else self._store.put(kind, obj)
-        if changed and (deleted or matters(kind, before, obj)):
+        if changed and kind is LLM_CLASS:
+            self._enqueue_class(key_of(obj).name)
+        elif changed and (deleted or matters(kind, before, obj)):
             self._enqueue(kind, obj)
             if before is not None:
                 self._enqueue(kind, before)  # an edit may have taken away the label that names the parent
@@ -53,7 +55,10 @@ class Intake:
         self._metrics.healed.labels(kind.plural).inc(len(healed.missed))
         self._freshness.listed(kind, {key_of(obj) for obj in listed}, now)
         for key in healed.parents:
-            self._queue.add(key)
+            if kind is LLM_CLASS:
+                self._enqueue_class(key.name)
+            else:
+                self._queue.add(key)
 
     def unanswered(self, kind: Kind) -> None:
         """A list failed: the API server, not the watch, is at fault."""
@@ -62,6 +67,13 @@ class Intake:
     def suspects(self, kind: Kind) -> bool:
         """Return whether a list of `kind` should be taken early."""
         return self._freshness.suspects(kind, self._clock())
+
+    def _enqueue_class(self, name: str) -> None:
+        """Queue every LLMDeployment that a class can concern: a default class concerns who names none."""
+        for key in self._store.keys(PARENT):
+            parent = self._store.get(PARENT, key) or {}
+            if (parent.get("spec") or {}).get("className") in (None, name):
+                self._queue.add(key)
 
     def _enqueue(self, kind: Kind, obj: Object) -> None:
         key = key_of(obj) if kind is PARENT else parent_key(obj)

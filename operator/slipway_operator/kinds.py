@@ -24,7 +24,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Kind:
-    """One namespaced kind of the API server."""
+    """One kind of the API server. Of a kind that belongs to the cluster the namespace is None, or empty."""
 
     group: str
     version: str
@@ -39,13 +39,14 @@ class Kind:
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
         """Return the URL path of one object, or of all in a namespace or the cluster."""
         parts = ["apis", self.group, self.version] if self.group else ["api", self.version]
-        if namespace is not None:
+        if namespace:
             parts += ["namespaces", namespace]
         parts += [part for part in (self.plural, name, subresource) if part]
         return "/" + "/".join(parts)
 
 
 PARENT: Final = Kind(names.GROUP, names.VERSION, names.KIND, names.PLURAL)
+LLM_CLASS: Final = Kind(names.GROUP, names.VERSION, names.CLASS_KIND, names.CLASS_PLURAL)
 DEPLOYMENT: Final = Kind("apps", "v1", "Deployment", "deployments")
 SERVICE: Final = Kind("", "v1", "Service", "services")
 PDB: Final = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
@@ -56,7 +57,9 @@ LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
 CHILDREN: Final = (NETWORK_POLICY, SERVICE, PDB, DEPLOYMENT)
 OWNED: Final = (*CHILDREN, POD)
-WATCHED: Final = (PARENT, *OWNED)
+WATCHED: Final = (PARENT, LLM_CLASS, *OWNED)
+# What belongs to the cluster is not seen by an operator of single namespaces.
+WATCHED_IN_NAMESPACES: Final = (PARENT, *OWNED)
 
 OWNED_SELECTOR: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 

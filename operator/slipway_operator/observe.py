@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from slipway_operator.kinds import CHILDREN, PARENT, POD, Key, Kind, Object, controller_of, uid_of
+from slipway_operator.kinds import CHILDREN, LLM_CLASS, PARENT, POD, Key, Kind, Object, controller_of, uid_of
 from slipway_operator.store import Store
 
 
@@ -16,6 +16,7 @@ class World:
     parent: Object
     children: Mapping[Kind, Object | None]
     pods: Sequence[Object]
+    classes: Mapping[str, Object]
 
 
 def observe(store: Store, key: Key) -> World | None:
@@ -27,6 +28,7 @@ def observe(store: Store, key: Key) -> World | None:
         parent=parent,
         children={kind: store.get(kind, key) for kind in CHILDREN},
         pods=[pod for pod in store.owned(POD, key) if _of_a_replica_set(pod)],
+        classes={each.name: store.get(LLM_CLASS, each) or {} for each in store.keys(LLM_CLASS)},
     )
 
 

@@ -53,7 +53,7 @@ class Reconciler:
         world = observe(self._store, key)
         if world is None:
             return ()
-        plan = make_plan(world.parent, self._installation)
+        plan = make_plan(world.parent, self._installation, world.classes)
         problems = await self._apply(world, plan) if isinstance(plan, Plan) else []
         await self._tell(world, plan, problems)
         return problems

@@ -13,7 +13,15 @@ from typing import Final, Protocol
 
 from slipway_operator.errors import Missing, NotPermitted, Retryable, Terminal
 from slipway_operator.intake import Intake
-from slipway_operator.kinds import OWNED_SELECTOR, PARENT, WATCHED, Kind, Object
+from slipway_operator.kinds import (
+    OWNED,
+    OWNED_SELECTOR,
+    PARENT,
+    WATCHED,
+    WATCHED_IN_NAMESPACES,
+    Kind,
+    Object,
+)
 
 TICK_SECONDS: Final = 5.0
 
@@ -42,16 +50,17 @@ class Relister:
     ) -> None:
         self._api, self._intake, self._scopes, self._interval = api, intake, scopes, interval
         self._clock = clock
+        self._kinds = WATCHED if None in scopes else WATCHED_IN_NAMESPACES
         self._listed: dict[Kind, float] = {}
 
     @property
     def filled(self) -> bool:
         """Return whether every kind was listed at least once."""
-        return len(self._listed) == len(WATCHED)
+        return len(self._listed) == len(self._kinds)
 
     async def fill(self) -> None:
         """List every kind, with patience: the API server may not be up, the CRD not be installed yet."""
-        for kind in (*WATCHED[1:], PARENT):  # parents last: children are known when they are planned
+        for kind in (*self._kinds[1:], PARENT):  # parents last: children are known when they are planned
             answered = await self.relist(kind)
             while not answered:
                 await asyncio.sleep(TICK_SECONDS)
@@ -61,14 +70,14 @@ class Relister:
         """List every kind when it is time, or when its watch owes something for too long."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for kind in WATCHED:
+            for kind in self._kinds:
                 due = self._clock() - self._listed.get(kind, 0.0) >= self._interval
                 if due or self._intake.suspects(kind):
                     await self.relist(kind)
 
     async def relist(self, kind: Kind) -> bool:
         """List one kind everywhere; return whether the API server answered."""
-        labels = None if kind is PARENT else OWNED_SELECTOR
+        labels = OWNED_SELECTOR if kind in OWNED else None
         items: list[Object] = []
         versions: list[int] = []
         try:

@@ -16,7 +16,6 @@ from typing import Any
 from slipway_api import names
 from slipway_operator.kinds import (
     OWNED,
-    PARENT,
     POD,
     WATCHED,
     Key,
@@ -51,7 +50,7 @@ class Healed:
     """What a relist found to differ from the store."""
 
     parents: set[Key] = field(default_factory=set)
-    """LLMDeployments whose objects changed."""
+    """LLMDeployments whose objects changed, or the keys of the LLMClasses that did."""
     missed: list[Object] = field(default_factory=list)
     """Objects that the watch has not delivered in the version listed."""
 
@@ -88,7 +87,7 @@ class Store:
             return False
         self._forget(kind, key)
         self._objects[kind][key] = slim(kind, obj)
-        parent = parent_key(obj) if kind is not PARENT else None
+        parent = parent_key(obj) if kind in OWNED else None
         if parent is not None:
             self._owned[kind][parent].add(key)
         return True
@@ -129,7 +128,7 @@ class Store:
 
     def _forget(self, kind: Kind, key: Key) -> None:
         known = self._objects[kind].pop(key, None)
-        parent = parent_key(known) if known is not None and kind is not PARENT else None
+        parent = parent_key(known) if known is not None and kind in OWNED else None
         if parent is not None:
             siblings = self._owned[kind][parent]
             siblings.discard(key)
@@ -138,7 +137,7 @@ class Store:
 
     @staticmethod
     def _parent_of(kind: Kind, obj: Object) -> Key:
-        return (parent_key(obj) if kind is not PARENT else None) or key_of(obj)
+        return (parent_key(obj) if kind in OWNED else None) or key_of(obj)
 
 
 def _newer(obj: Object, known: Object) -> bool:

@@ -15,7 +15,7 @@ from slipway_api import names
 from slipway_operator.diff import LIST_KEYS
 from slipway_operator.errors import Missing
 from slipway_operator.kinds import Key, Kind, Object, key_of
-from slipway_operator.plan import Installation, Plan, make_plan
+from slipway_operator.plan import Installation, Plan, Refusal, make_plan
 from slipway_operator.plan.render import LABEL_REVISION
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -47,6 +47,9 @@ class Recorded:
             },
             "spec": {"model": {"source": "file:///models/tiny.gguf"}, **spec},
         }
+
+    def planned(self, parent: Object, **known: Any) -> Plan | Refusal:
+        return make_plan(parent, self.here, **known)
 
     def plan(self, parent: Object) -> Plan:
         plan = make_plan(parent, self.here)

@@ -403,3 +403,10 @@ def test_all_that_is_denied_is_said_at_once_and_no_more_than_three_sentences():
     )
     assert message.startswith("class standard does not allow: engine.extraArgs")
     assert message.endswith("and 1 more")
+
+
+@pytest.mark.parametrize("classes", [{}, class_of(default=True, allow={"podTemplate": ["volumes"]})])
+def test_a_projected_token_is_refused_with_and_without_a_class(classes):
+    sources = [{"configMap": {"name": "a"}}, {"serviceAccountToken": {"path": "t"}}]
+    spec = spec_of(podTemplate={"volumes": [{"name": "v", "projected": {"sources": sources}}]})
+    assert "service account token" in str(refused(spec, classes))

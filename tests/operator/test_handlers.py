@@ -13,7 +13,7 @@ from slipway_api import names
 from slipway_operator.freshness import Freshness
 from slipway_operator.handlers import watch
 from slipway_operator.intake import Intake
-from slipway_operator.kinds import DEPLOYMENT, OWNED_SELECTOR, PARENT, POD, WATCHED, Key
+from slipway_operator.kinds import DEPLOYMENT, OWNED, OWNED_SELECTOR, PARENT, POD, WATCHED, Key
 from slipway_operator.kube import connect
 from slipway_operator.metrics import Metrics
 from slipway_operator.relist import Relister
@@ -181,7 +181,7 @@ async def test_kopf_asks_for_no_more_than_it_needs_and_writes_nothing(watching, 
     assert not any("namespaces" in path or "customresourcedefinitions" in path for path in asked)
     assert not any("kopf" in path or "zalando" in path for path in asked)
     for request in api.asked:
-        if request.path in {kind.path(None) for kind in WATCHED if kind is not PARENT}:
+        if request.path in {kind.path(None) for kind in OWNED}:
             assert request.query["labelSelector"] == OWNED_SELECTOR
 
 

@@ -6,7 +6,8 @@ import dataclasses
 
 import pytest
 
-from slipway_operator.kinds import NETWORK_POLICY
+from slipway_api.conditions import Reason
+from slipway_operator.kinds import DEPLOYMENT, NETWORK_POLICY
 from slipway_operator.plan import Installation, make_plan
 from slipway_operator.plan.profiles import (
     CUSTOM,
@@ -85,3 +86,77 @@ def test_the_network_policy_admits_its_group_and_whom_the_chart_names(recorded):
     # An empty `from` would admit everybody: with no peers there must be no such rule.
     assert policy_of(recorded, ())["spec"]["ingress"] == [{"from": [{"podSelector": own}]}]
     assert policy_of(recorded, None) is None
+
+
+def pod_of(plan):
+    return next(c for k, c in _children(plan) if k is DEPLOYMENT)["spec"]["template"]["spec"]
+
+
+def _children(plan):
+    return plan.children.items() if isinstance(plan.children, dict) else plan.children
+
+
+def test_a_custom_runtime_is_what_the_object_says(recorded):
+    custom = {
+        "command": ["python3", "-c"],
+        "args": ["serve('$(SLIPWAY_MODEL)')", "; rm -rf /"],
+        "port": 9001,
+        "healthPath": "/alive",
+        "readyPath": "/v1/models",
+    }
+    engine = {"runtime": "custom", "image": "mine:1", "custom": custom, "extraArgs": ["--more"]}
+    plan = recorded.plan(recorded.parent(engine=engine))
+    container = pod_of(plan)["containers"][0]
+    assert container["command"] == ["python3", "-c"]
+    assert container["args"] == ["serve('$(SLIPWAY_MODEL)')", "; rm -rf /", "--more"]
+    assert container["ports"][0]["containerPort"] == 9001
+    assert container["livenessProbe"]["httpGet"]["path"] == "/alive"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/v1/models"
+    variables = {entry["name"]: entry["value"] for entry in container["env"]}
+    assert variables["SLIPWAY_MODEL"] == "/models/tiny.gguf"
+    assert (variables["SLIPWAY_PORT"], variables["SLIPWAY_SERVED_NAME"]) == ("9001", "chat")
+    policy = dict(_children(plan))[NETWORK_POLICY]
+    assert policy["spec"]["ingress"][0]["from"], "its own group"
+    assert pod_of(plan)["terminationGracePeriodSeconds"] == 330
+    assert container["lifecycle"]["preStop"]["sleep"]["seconds"] == 305, "it may end its streams at SIGTERM"
+
+
+def test_another_runtime_needs_an_image_and_fetches_with_ours(recorded):
+    refusal = make_plan_of(recorded, engine={"runtime": "vllm"})
+    assert refusal.reason is Reason.INVALID_SPEC
+    assert "Slipway's own image does not carry runtime vllm" in refusal.message
+    model = {"source": "https://h/m.gguf"}
+    plan = recorded.plan(
+        recorded.parent(model=model, engine={"runtime": "vllm", "image": "vllm/vllm-openai:1"})
+    )
+    pod = pod_of(plan)
+    assert pod["initContainers"][0]["image"] == recorded.image
+    assert pod["containers"][0]["args"][0] == "/var/lib/slipway/model/m.gguf", "others are told the file"
+    assert {"name": "slipway-shm", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+
+
+def make_plan_of(recorded, **spec):
+    return recorded.planned(recorded.parent(**spec))
+
+
+def test_a_class_shapes_pods_and_says_so(recorded):
+    offer = {
+        "defaults": {
+            "engine": {"maxNumSeqs": 8},
+            "podTemplate": {"nodeSelector": {"pool": "llm"}, "tolerations": [{"key": "llm"}]},
+        },
+        "ceilings": {"memory": "1Gi", "cpu": "2", "drainSeconds": 60, "maxModelLen": 4096},
+        "network": {"hfEndpoint": "https://hub.example"},
+    }
+    classes = {"standard": {"metadata": {"name": "standard"}, "spec": {"default": True, **offer}}}
+    plan = recorded.planned(recorded.parent(model={"source": "hf://org/name"}), classes=classes)
+    pod = pod_of(plan)
+    assert pod["nodeSelector"] == {"pool": "llm"}
+    assert {"name": "HF_ENDPOINT", "value": "https://hub.example"} in pod["initContainers"][0]["env"]
+    assert pod["containers"][0]["resources"]["limits"] == {"cpu": "2", "memory": "1Gi"}
+    values = {value.field: (value.value, value.source) for value in plan.values.values}
+    assert values["engine.maxNumSeqs"] == ("8", "class/standard")
+    assert values["engine.maxModelLen"] == ("4096", "class/standard")
+    assert values["rollout.drainSeconds"] == ("60", "class/standard")
+    assert values["engine.prefixCaching"] == ("true", "built-in")
+    assert values["podTemplate.resources.requests.memory"] == ("1Gi", "built-in"), "cut to the ceiling"

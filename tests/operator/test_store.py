@@ -7,8 +7,11 @@ from hypothesis import strategies as st
 
 from slipway_api import names
 from slipway_operator.freshness import Freshness
-from slipway_operator.kinds import DEPLOYMENT, PARENT, POD, Key
+from slipway_operator.intake import Intake
+from slipway_operator.kinds import DEPLOYMENT, LLM_CLASS, PARENT, POD, Key
+from slipway_operator.metrics import Metrics
 from slipway_operator.store import BURIED, Store, slim
+from slipway_operator.workqueue import WorkQueue
 
 
 def thing(name="x", version=1, *, uid="u", parent="chat", **more):
@@ -157,3 +160,26 @@ def test_a_watch_that_lags_is_alive_and_a_busy_writer_does_not_hide_a_dead_one()
         fresh.listed(POD, {KEY}, now=500)
     assert lagging.dead() == []
     assert dead.dead()
+
+
+async def test_a_class_queues_whom_it_can_concern(recorded):
+    store, queue = Store(), WorkQueue()
+    intake = Intake(store, queue, Freshness(60), Metrics())
+    for name, class_name in (("named", "standard"), ("other", "fast"), ("none", None)):
+        store.put(PARENT, recorded.parent(name, **({"className": class_name} if class_name else {})))
+
+    async def queued():
+        keys = set()
+        while len(queue):
+            keys.add(key := await queue.get())
+            queue.done(key)
+        return {key.name for key in keys}
+
+    meta = {"name": "standard", "uid": "u", "labels": {names.LABEL_DEPLOYMENT: "other"}}
+    for version, event in ((1, None), (2, "MODIFIED"), (3, "DELETED")):
+        intake.take(LLM_CLASS, event, {"metadata": {**meta, "resourceVersion": str(version)}, "spec": {}})
+        assert await queued() == {"named", "none"}
+    intake.heal(
+        LLM_CLASS, [{"metadata": {"name": "fast", "uid": "v", "resourceVersion": "9"}, "spec": {}}], 9
+    )
+    assert await queued() == {"other", "none"}

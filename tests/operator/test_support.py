@@ -8,16 +8,13 @@ from slipway_api.v1alpha1 import LLMDeploymentSpec
 from slipway_operator.plan.support import UNSUPPORTED, UNSUPPORTED_SCHEMES, unsupported_field
 
 SET = {
-    "className": {"className": "standard"},
     "model.credentials.serviceAccountName": {
         "model": {"source": "hf://a/b", "credentials": {"serviceAccountName": "f"}}
     },
-    "model.cache": {"model": {"source": "hf://a/b", "cache": {"mode": "Shared"}}},
+    "model.cache.mode": {"model": {"source": "hf://a/b", "cache": {"mode": "Shared"}}},
     "model.adapters": {"model": {"source": "hf://a/b", "adapters": [{"name": "x", "source": "hf://a/c"}]}},
     "model.trustRemoteCode": {"model": {"source": "hf://a/b", "trustRemoteCode": True}},
-    "engine.runtime": {"engine": {"runtime": "vllm"}},
     "engine.speculative": {"engine": {"speculative": {"method": "ngram"}}},
-    "engine.extraArgs": {"engine": {"extraArgs": ["--x"]}},
     "quantization.weights": {"quantization": {"weights": "int4"}},
     "quantization.kvCache": {"quantization": {"kvCache": "fp8"}},
     "parallelism.tensor": {"parallelism": {"tensor": 2}},
@@ -30,16 +27,6 @@ SET = {
     "rollout.canary": {"rollout": {"canary": {"replicas": 1}}},
     "rollout.upgradePolicy": {"rollout": {"upgradePolicy": "Automatic"}},
     "routing": {"routing": {"policy": "prefix-affine"}},
-    "podTemplate.volumes": {"podTemplate": {"volumes": [{"name": "a", "emptyDir": {}}]}},
-    "podTemplate.volumeMounts": {
-        "podTemplate": {
-            "volumes": [{"name": "a", "emptyDir": {}}],
-            "volumeMounts": [{"name": "a", "mountPath": "/a"}],
-        }
-    },
-    "podTemplate.topologySpreadConstraints": {"podTemplate": {"topologySpreadConstraints": [{"maxSkew": 1}]}},
-    "podTemplate.runtimeClassName": {"podTemplate": {"runtimeClassName": "nvidia"}},
-    "podTemplate.schedulerName": {"podTemplate": {"schedulerName": "mine"}},
 }
 
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMClassSpec, LLMDeploymentSpec, with_defaults
 from slipway_operator.kinds import Object
-from slipway_operator.plan.permissions import violations
+from slipway_operator.plan.permissions import names_token, violations
 
 MAX_SHOWN = 3
 
@@ -44,6 +44,12 @@ class Refused(ValueError):
 
 def classed(spec: LLMDeploymentSpec, namespace: str, classes: Mapping[str, Object]) -> Classed:
     """Return a spec with what its class adds. Raises Refused."""
+    if names_token(spec):
+        raise Refused(
+            Reason.INVALID_SPEC,
+            "podTemplate.volumes projects a service account token, and engine pods get none; remove that "
+            "source",
+        )
     name = spec.class_name or _default(classes)
     if name is None:
         _refuse_where_one_is_required(classes)

@@ -1,4 +1,4 @@
-"""The values in force: what the object says, else how the operator was installed, else what is built in.
+"""The values in force: what the object says, else its class, the installation, what is built in.
 
 Each keeps where it came from, and status shows both. Built-in values are written out here and handed to the
 engine as flags, so that a new engine image does not change them behind the object's back.
@@ -11,23 +11,31 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from slipway_api import catalogue
+from slipway_api.conditions import Reason
 from slipway_api.sources import ModelSource, parse_source
 from slipway_api.v1alpha1 import (
+    CaBundle,
+    CacheSpec,
+    Ceilings,
     EffectiveValue,
     EngineSpec,
     LLMDeploymentSpec,
-    ResourceRequirements,
+    NetworkSpec,
     RolloutSpec,
 )
+from slipway_operator.plan.classes import Classed, Refused
 from slipway_operator.plan.installation import Installation
-from slipway_operator.plan.profiles import SLIPWAY, Profile
+from slipway_operator.plan.profiles import PROFILES, Profile, custom_profile
+from slipway_operator.plan.resources import Resources, resources_of
+from slipway_operator.plan.support import value_at
 
 T = TypeVar("T")
-Origin: TypeAlias = Literal["spec", "operator", "built-in"]
+Origin: TypeAlias = Literal["operator", "built-in"]
 
 # The bounds of `status.effective` in the schema.
 MAX_FIELD: Final = 128
 MAX_VALUE: Final = 1024
+MAX_ORIGIN: Final = 64
 
 DEFAULT_REVISION: Final = "main"
 DEFAULT_MAX_NUM_SEQS: Final = 64
@@ -35,20 +43,7 @@ DEFAULT_MAX_BATCHTOKENS: Final = 512
 DEFAULT_MEMORY_PERCENT: Final = 90
 DEFAULT_PROGRESS_DEADLINE: Final = 1800
 DEFAULT_DRAIN_SECONDS: Final = 300
-
-# Small enough that a first try schedules anywhere. The memory limit is what the engine plans with.
-CPU_REQUESTS: Final = {"cpu": "500m", "memory": "2Gi"}
-CPU_LIMITS: Final = {"memory": "2Gi"}
-# Beside an accelerator the host only reads weights and feeds the device; no limit that could kill a load.
-ACCELERATOR_REQUESTS: Final = {"cpu": "1", "memory": "8Gi"}
-
-
-@dataclass(frozen=True)
-class Resources:
-    """Requests and limits of the engine container."""
-
-    requests: Mapping[str, str]
-    limits: Mapping[str, str]
+DEFAULT_RETAIN_SECONDS: Final = 86_400
 
 
 @dataclass(frozen=True)
@@ -62,6 +57,9 @@ class Effective:
     image: str
     fetch_image: str
     fetch_environment: Mapping[str, str]
+    ca_bundle: CaBundle | None
+    cache: CacheSpec
+    extra_args: tuple[str, ...]
     max_model_len: int | None
     max_num_seqs: int
     max_batch_tokens: int
@@ -85,26 +83,47 @@ class UnknownAccelerator(ValueError):
 class _Resolver:
     """Resolves values and notes where each came from."""
 
-    def __init__(self) -> None:
+    def __init__(self, found: Classed) -> None:
         self.values: dict[str, EffectiveValue] = {}
+        self._given, self._from_class = found.given, f"class/{found.name}"
 
-    def note(self, field: str, value: object, origin: Origin) -> None:
+    def note(self, field: str, value: object, origin: str) -> None:
         text = str(value).lower() if isinstance(value, bool) else str(value)
         field = _shorten(field, MAX_FIELD)
-        noted = EffectiveValue(field=field, value=_shorten(text, MAX_VALUE), **{"from": origin})
+        noted = EffectiveValue(
+            field=field, value=_shorten(text, MAX_VALUE), **{"from": _shorten(origin, MAX_ORIGIN)}
+        )
         self.values.setdefault(field, noted)
 
-    def pick(self, field: str, given: T | None, default: T, origin: Origin = "built-in") -> T:
-        value, source = (default, origin) if given is None else (given, "spec")
-        self.note(field, value, source)
-        return value
+    def origin(self, field: str) -> str:
+        """Return who set a field that is set."""
+        return "spec" if value_at(self._given, field) is not None else self._from_class
+
+    def pick(self, field: str, value: T | None, default: T, origin: Origin = "built-in") -> T:
+        """Return `value`, or the default where it is None."""
+        self.note(field, default if value is None else value, origin if value is None else self.origin(field))
+        return default if value is None else value
+
+    def pick_below(self, field: str, value: int | None, default: int, most: int | None) -> int:
+        """Return `value`, or the default where it is None, cut to the class's ceiling."""
+        if value is None and most is not None and most < default:
+            self.note(field, most, self._from_class)
+            return most
+        return self.pick(field, value, default)
+
+    def told(self, field: str, value: object) -> None:
+        """Note a value that has no default, where it is set."""
+        if value is not None:
+            self.note(field, value, self.origin(field))
 
 
-def resolve(name: str, spec: LLMDeploymentSpec, installation: Installation) -> Effective:
-    """Return the values in force for the LLMDeployment `name`. Raises UnknownAccelerator."""
-    pick = _Resolver()
+def resolve(name: str, found: Classed, installation: Installation) -> Effective:
+    """Return the values in force for the LLMDeployment `name`. Raises UnknownAccelerator and Refused."""
+    spec, pick = found.spec, _Resolver(found)
+    most = (found.offer and found.offer.ceilings) or Ceilings()
     engine, rollout = spec.engine or EngineSpec(), spec.rollout or RolloutSpec()
-    profile = SLIPWAY
+    profile = _profile(engine)
+    pick.pick("engine.runtime", engine.runtime, "slipway")
     source = parse_source(spec.model.source)
     revision = None
     if source.scheme == "hf":
@@ -112,13 +131,18 @@ def resolve(name: str, spec: LLMDeploymentSpec, installation: Installation) -> E
     served = tuple(spec.model.served_names or (name,))
     pick.note("model.servedNames", ", ".join(served), "spec" if spec.model.served_names else "built-in")
     accelerator = _accelerator(spec)
-    pick.note("accelerator.type", accelerator.name, "spec" if spec.accelerator else "built-in")
-    if engine.max_model_len is not None:
-        pick.note("engine.maxModelLen", engine.max_model_len, "spec")
+    pick.pick("accelerator.type", spec.accelerator and spec.accelerator.type, accelerator.name)
+    max_model_len = engine.max_model_len if engine.max_model_len is not None else most.max_model_len
+    pick.told("engine.maxModelLen", max_model_len)
     surge, unavailable = rollout_bounds(rollout.max_surge, rollout.max_unavailable)
-    pick.note("rollout.maxSurge", surge, _origin(rollout.max_surge))
-    pick.note("rollout.maxUnavailable", unavailable, _origin(rollout.max_unavailable))
-    image = pick.pick("engine.image", engine.image, installation.engine_image, "operator")
+    for field, value, resolved in (
+        ("rollout.maxSurge", rollout.max_surge, surge),
+        ("rollout.maxUnavailable", rollout.max_unavailable, unavailable),
+    ):
+        pick.note(field, resolved, "built-in" if value is None else pick.origin(field))
+    image = _image(engine, profile, installation, pick)
+    network = _network(found, installation)
+    pick.told("engine.extraArgs", " ".join(engine.extra_args) if engine.extra_args else None)
     return Effective(
         source=source,
         revision=revision,
@@ -127,14 +151,19 @@ def resolve(name: str, spec: LLMDeploymentSpec, installation: Installation) -> E
         image=image,
         # The same image where it can: one less to pull.
         fetch_image=image if profile.ours else installation.engine_image,
-        fetch_environment=installation.environment,
-        max_model_len=engine.max_model_len,
-        max_num_seqs=pick.pick("engine.maxNumSeqs", engine.max_num_seqs, DEFAULT_MAX_NUM_SEQS),
+        fetch_environment=network.environment,
+        ca_bundle=network.ca_bundle,
+        cache=_cache(spec, pick),
+        extra_args=tuple(engine.extra_args or ()),
+        max_model_len=max_model_len,
+        max_num_seqs=pick.pick_below(
+            "engine.maxNumSeqs", engine.max_num_seqs, DEFAULT_MAX_NUM_SEQS, most.max_num_seqs
+        ),
         max_batch_tokens=pick.pick("engine.maxBatchTokens", engine.max_batch_tokens, DEFAULT_MAX_BATCHTOKENS),
         memory_percent=pick.pick("engine.memoryPercent", engine.memory_percent, DEFAULT_MEMORY_PERCENT),
         prefix_caching=pick.pick("engine.prefixCaching", engine.prefix_caching, True),
         accelerator=accelerator,
-        resources=_resources(spec, accelerator, pick),
+        resources=resources_of(spec, accelerator, most, pick.note, pick.origin),
         replicas=0 if spec.suspend else spec.replicas,
         max_surge=surge,
         max_unavailable=unavailable,
@@ -143,9 +172,58 @@ def resolve(name: str, spec: LLMDeploymentSpec, installation: Installation) -> E
             rollout.progress_deadline_seconds,
             DEFAULT_PROGRESS_DEADLINE,
         ),
-        drain_seconds=pick.pick("rollout.drainSeconds", rollout.drain_seconds, DEFAULT_DRAIN_SECONDS),
+        drain_seconds=pick.pick_below(
+            "rollout.drainSeconds", rollout.drain_seconds, DEFAULT_DRAIN_SECONDS, most.drain_seconds
+        ),
         values=tuple(value for _, value in sorted(pick.values.items())),
     )
+
+
+def _profile(engine: EngineSpec) -> Profile:
+    """Return the runtime's profile; a custom one is filled in from the object."""
+    if engine.custom is None:
+        return PROFILES[engine.runtime or "slipway"]
+    return custom_profile(engine.custom)
+
+
+def _image(engine: EngineSpec, profile: Profile, installation: Installation, pick: _Resolver) -> str:
+    if engine.image is None and not profile.ours:
+        raise Refused(
+            Reason.INVALID_SPEC,
+            f"engine.image is missing, and Slipway's own image does not carry runtime {profile.name}; "
+            "write the image to run",
+        )
+    return pick.pick("engine.image", engine.image, installation.engine_image, "operator")
+
+
+def _cache(spec: LLMDeploymentSpec, pick: _Resolver) -> CacheSpec:
+    cache = spec.model.cache or CacheSpec()
+    mode = pick.pick("model.cache.mode", cache.mode, "PerReplica")
+    if mode == "Shared":
+        pick.pick("model.cache.accessMode", cache.access_mode, "ReadWriteMany")
+        pick.pick("model.cache.retainSeconds", cache.retain_seconds, DEFAULT_RETAIN_SECONDS)
+        pick.told("model.cache.storageClassName", cache.storage_class_name)
+        pick.told("model.cache.size", cache.size)
+    return cache.model_copy(update={"mode": mode})
+
+
+@dataclass(frozen=True)
+class _Network:
+    environment: Mapping[str, str]
+    ca_bundle: CaBundle | None
+
+
+def _network(found: Classed, installation: Installation) -> _Network:
+    """Return how fetches reach the world: the class's word goes before the installation's."""
+    offered = (found.offer and found.offer.network) or NetworkSpec()
+    told = {
+        "HF_ENDPOINT": offered.hf_endpoint,
+        "HTTP_PROXY": offered.http_proxy,
+        "HTTPS_PROXY": offered.https_proxy,
+        "NO_PROXY": offered.no_proxy,
+    }
+    environment = {**installation.environment, **{k: v for k, v in told.items() if v is not None}}
+    return _Network(environment, offered.ca_bundle)
 
 
 def rollout_bounds(surge: int | None, unavailable: int | None) -> tuple[int, int]:
@@ -161,10 +239,6 @@ def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _origin(given: object) -> Origin:
-    return "built-in" if given is None else "spec"
-
-
 def _accelerator(spec: LLMDeploymentSpec) -> catalogue.Accelerator:
     name = (spec.accelerator and spec.accelerator.type) or catalogue.CPU
     known = catalogue.CATALOGUE.get(name)
@@ -174,22 +248,3 @@ def _accelerator(spec: LLMDeploymentSpec) -> catalogue.Accelerator:
             f"write one of {', '.join(catalogue.CATALOGUE)}"
         )
     return known
-
-
-def _resources(spec: LLMDeploymentSpec, accelerator: catalogue.Accelerator, resolver: _Resolver) -> Resources:
-    given = (spec.pod_template and spec.pod_template.resources) or ResourceRequirements()
-    requests, limits = dict(given.requests or {}), dict(given.limits or {})
-    mentioned = {*requests, *limits}
-    for field, values in (("requests", requests), ("limits", limits)):
-        for name, value in sorted(values.items()):
-            resolver.note(f"podTemplate.resources.{field}.{name}", value, "spec")
-    for field, values, defaults in (
-        ("requests", requests, CPU_REQUESTS if accelerator.resource is None else ACCELERATOR_REQUESTS),
-        ("limits", limits, CPU_LIMITS if accelerator.resource is None else {accelerator.resource: "1"}),
-    ):
-        # A resource the user mentions anywhere is the user's alone: a default beside it could contradict it.
-        for name, value in defaults.items():
-            if name not in mentioned:
-                values[name] = value
-                resolver.note(f"podTemplate.resources.{field}.{name}", value, "built-in")
-    return Resources(requests, limits)

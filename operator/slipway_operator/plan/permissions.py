@@ -10,7 +10,15 @@ from decimal import Decimal
 from typing import Final
 
 from slipway_api.quantity import parse_quantity
-from slipway_api.v1alpha1 import Ceilings, LLMClassSpec, LLMDeploymentSpec, Permissions, PodTemplateSpec
+from slipway_api.v1alpha1 import (
+    Ceilings,
+    EngineSpec,
+    LLMClassSpec,
+    LLMDeploymentSpec,
+    Permissions,
+    PodTemplateSpec,
+    RolloutSpec,
+)
 from slipway_operator.plan.allowed import image_allowed, source_allowed
 from slipway_operator.plan.arguments import smuggled
 
@@ -34,6 +42,13 @@ def violations(given: LLMDeploymentSpec, merged: LLMDeploymentSpec, offer: LLMCl
         *_ceilings(merged, offer.ceilings or Ceilings()),
         *_not_enforced(offer),
     ]
+
+
+def names_token(spec: LLMDeploymentSpec) -> bool:
+    """Return whether a volume would bring a service account's token into the pod, class or no class."""
+    volumes = (spec.pod_template and spec.pod_template.volumes) or ()
+    sources = (source for v in volumes if v.projected for source in v.projected.get("sources") or ())
+    return any(not isinstance(source, dict) or "serviceAccountToken" in source for source in sources)
 
 
 def _sources(given: LLMDeploymentSpec, offer: LLMClassSpec) -> Iterator[str]:
@@ -116,7 +131,8 @@ def _arguments(
 
 
 def _ceilings(merged: LLMDeploymentSpec, ceilings: Ceilings) -> Iterator[str]:
-    engine, parallelism, rollout = merged.engine, merged.parallelism, merged.rollout
+    engine, rollout = merged.engine or EngineSpec(), merged.rollout or RolloutSpec()
+    parallelism = merged.parallelism
     scaled = merged.autoscaling
     replicas = scaled.max_replicas if scaled else merged.replicas
     tensor = parallelism.tensor if parallelism else None
@@ -124,10 +140,10 @@ def _ceilings(merged: LLMDeploymentSpec, ceilings: Ceilings) -> Iterator[str]:
     for field, value, most in (
         ("autoscaling.maxReplicas" if scaled else "replicas", replicas, ceilings.replicas),
         ("parallelism", degree, ceilings.accelerators_per_replica),
-        ("engine.maxModelLen", engine and engine.max_model_len, ceilings.max_model_len),
-        ("engine.maxNumSeqs", engine and engine.max_num_seqs, ceilings.max_num_seqs),
+        ("engine.maxModelLen", engine.max_model_len, ceilings.max_model_len),
+        ("engine.maxNumSeqs", engine.max_num_seqs, ceilings.max_num_seqs),
         ("model.adapters", len(merged.model.adapters or ()), ceilings.adapters),
-        ("rollout.drainSeconds", rollout and rollout.drain_seconds, ceilings.drain_seconds),
+        ("rollout.drainSeconds", rollout.drain_seconds, ceilings.drain_seconds),
     ):
         # Ordinary CPUs are no accelerators: a ceiling of 0 forbids accelerators, not the one replica.
         counted = 0 if field == "parallelism" and _on_cpu(merged) else value

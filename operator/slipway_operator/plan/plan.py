@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentSpec
 from slipway_operator.kinds import Kind, Object, key_of
+from slipway_operator.plan.classes import Refused, classed
 from slipway_operator.plan.effective import Effective, UnknownAccelerator, resolve
 from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.render import render_children
@@ -42,16 +43,22 @@ class Refusal:
     message: str
 
 
-def make_plan(parent: Mapping[str, Any], installation: Installation) -> Plan | Refusal:
-    """Return the plan for an LLMDeployment as the API server stores it."""
+def make_plan(
+    parent: Mapping[str, Any], installation: Installation, classes: Mapping[str, Object] | None = None
+) -> Plan | Refusal:
+    """Return the plan for an LLMDeployment as the API server stores it; `classes` are all there are."""
     try:
-        spec = LLMDeploymentSpec.model_validate(parent.get("spec") or {})
+        given = LLMDeploymentSpec.model_validate(parent.get("spec") or {})
+        found = classed(given, key_of(parent).namespace, classes or {})
+        spec = found.spec
         missing = unsupported_field(spec)
         if missing is not None:
             return Refusal(Reason.UNSUPPORTED_FIELD, missing)
-        values = resolve(key_of(parent).name, spec, installation)
+        values = resolve(key_of(parent).name, found, installation)
     except ValidationError as error:
         return Refusal(Reason.INVALID_SPEC, explain(error))
+    except Refused as error:
+        return Refusal(error.reason, str(error))
     except UnknownAccelerator as error:
         return Refusal(Reason.UNKNOWN_ACCELERATOR, str(error))
     children, revision = render_children(parent, spec, values, installation)

@@ -9,7 +9,7 @@ from slipway_api import names
 from slipway_api.v1alpha1 import LLMDeploymentSpec, PodTemplateSpec
 from slipway_operator.kinds import Object
 from slipway_operator.plan.effective import Effective
-from slipway_operator.plan.profiles import Setting, arguments_of
+from slipway_operator.plan.profiles import CUSTOM, Setting, arguments_of
 
 USER_ID: Final = 65532
 RESTART_ANNOTATION: Final = f"{names.GROUP}/restart-token"
@@ -56,7 +56,7 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
         },
         "terminationGracePeriodSeconds": values.drain_seconds + DRAIN_MARGIN_SECONDS,
         "containers": [_engine(overlay, values)],
-        "volumes": _volumes(values),
+        "volumes": [*_volumes(values), *(_dump(volume) for volume in overlay.volumes or ())],
     }
     if values.source.fetched:
         pod["initContainers"] = [_fetch(spec, overlay, values)]
@@ -67,10 +67,16 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
     affinity = _affinity(overlay.affinity or {}, values)
     if affinity:
         pod["affinity"] = affinity
-    if overlay.priority_class_name:
-        pod["priorityClassName"] = overlay.priority_class_name
-    if overlay.service_account_name:
-        pod["serviceAccountName"] = overlay.service_account_name
+    for field, value in (
+        ("priorityClassName", overlay.priority_class_name),
+        ("runtimeClassName", overlay.runtime_class_name),
+        ("schedulerName", overlay.scheduler_name),
+        ("serviceAccountName", overlay.service_account_name),
+    ):
+        if value:
+            pod[field] = value
+    if overlay.topology_spread_constraints:
+        pod["topologySpreadConstraints"] = [dict(one) for one in overlay.topology_spread_constraints]
     if overlay.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in overlay.image_pull_secrets]
     return pod
@@ -83,14 +89,30 @@ def _engine(overlay: PodTemplateSpec, values: Effective) -> Object:
         **_container(names.ENGINE_CONTAINER, values.image),
         **command,
         "args": serve_arguments(values),
-        "env": _environment(overlay, profile.environment),
+        "env": _environment(overlay, {**profile.environment, **_custom_variables(values)}),
         "ports": [{"name": "http", "containerPort": profile.port, "protocol": "TCP"}],
         "resources": _resources(values.resources.requests, values.resources.limits),
         "startupProbe": _probe(profile.liveness, STARTUP_PERIOD_SECONDS, _startup_failures(values)),
         "livenessProbe": _probe(profile.liveness, 10, 3),
         "readinessProbe": _probe(profile.readiness, 5, 2),
         "lifecycle": {"preStop": {"sleep": {"seconds": pre_stop_seconds(values)}}},
-        "volumeMounts": [*_tmp_mount(), *_shm_mount(values), *_model_mounts(values)],
+        "volumeMounts": [
+            *_tmp_mount(),
+            *_shm_mount(values),
+            *_model_mounts(values),
+            *(_dump(mount) for mount in overlay.volume_mounts or ()),
+        ],
+    }
+
+
+def _custom_variables(values: Effective) -> Object:
+    """Return what a custom runtime's command may refer to, as `$(NAME)`: Kubernetes fills it in, no shell."""
+    if values.profile.name != CUSTOM.name:
+        return {}
+    return {
+        "SLIPWAY_MODEL": model_path(values),
+        "SLIPWAY_PORT": str(values.profile.port),
+        "SLIPWAY_SERVED_NAME": values.served_names[0],
     }
 
 
@@ -152,7 +174,8 @@ def serve_arguments(values: Effective) -> list[str]:
         "prefix_caching": values.prefix_caching,
         "drain_seconds": values.drain_seconds,
     }
-    return arguments_of(values.profile, model_path(values), "0.0.0.0", settings)  # noqa: S104 - its pod
+    arguments = arguments_of(values.profile, model_path(values), "0.0.0.0", settings)  # noqa: S104 - its pod
+    return [*arguments, *values.extra_args]
 
 
 def fetch_arguments(source: str, values: Effective) -> list[str]:
@@ -184,7 +207,7 @@ def _environment(overlay: PodTemplateSpec, extra: Mapping[str, str]) -> list[Obj
 def _volumes(values: Effective) -> list[Object]:
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
     if values.profile.shared_memory:
-        volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
+        volumes.append({"name": "slipway-shm", "emptyDir": {"medium": "Memory"}})
     if values.source.fetched:
         volumes.append({"name": "model", "emptyDir": {}})
     if values.source.scheme == "pvc":
@@ -198,7 +221,7 @@ def _tmp_mount() -> list[Object]:
 
 
 def _shm_mount(values: Effective) -> list[Object]:
-    return [{"name": "shm", "mountPath": "/dev/shm"}] if values.profile.shared_memory else []  # noqa: S108
+    return [{"name": "slipway-shm", "mountPath": "/dev/shm"}] if values.profile.shared_memory else []  # noqa: S108
 
 
 def _model_mounts(values: Effective) -> list[Object]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from slipway_api import names
+from slipway_api.v1alpha1 import CustomRuntime
 
 Setting: TypeAlias = Literal[
     "served_names", "max_model_len", "max_num_seqs", "max_batch_tokens", "memory_percent", "memory_fraction",
@@ -50,6 +51,7 @@ class Profile:
     port: int = names.ENGINE_PORT
     liveness: str = "/health"
     readiness: str = "/health"
+    metrics_path: str = "/metrics"
     drains: bool = False
     shared_memory: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -138,13 +140,32 @@ CUSTOM: Final = Profile("custom")
 PROFILES: Final[Mapping[str, Profile]] = {p.name: p for p in (SLIPWAY, VLLM, SGLANG, CUSTOM)}
 
 
+def custom_profile(given: CustomRuntime) -> Profile:
+    """Return the profile that an object describes."""
+    liveness = given.health_path or "/health"
+    return Profile(
+        CUSTOM.name,
+        command=tuple(given.command or ()),
+        arguments=tuple(given.args or ()),
+        port=given.port or names.ENGINE_PORT,
+        liveness=liveness,
+        readiness=given.ready_path or liveness,
+        metrics_path=given.metrics_path or "/metrics",
+        metrics=dict(given.metrics or {}),
+    )
+
+
 def arguments_of(profile: Profile, model: str, host: str, settings: Mapping[Setting, object]) -> list[str]:
     """Return the command line after the command. Each value is one argument of its own."""
-    filled = {"{model}": model, "{host}": host, "{port}": str(profile.port)}
+    filled = {} if profile.name == CUSTOM.name else _filled(profile, model, host)
     arguments = [filled.get(argument, argument) for argument in profile.arguments]
     for flag in profile.flags:
         arguments += _written(flag, settings.get(flag.setting))
     return arguments
+
+
+def _filled(profile: Profile, model: str, host: str) -> dict[str, str]:
+    return {"{model}": model, "{host}": host, "{port}": str(profile.port)}
 
 
 def _written(flag: Flag, value: object) -> list[str]:

@@ -13,14 +13,11 @@ from slipway_api.sources import parse_source
 from slipway_api.v1alpha1 import LLMDeploymentSpec, Spec
 
 UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
-    "className": (),
     "model.credentials.serviceAccountName": (),
-    "model.cache": (),
+    "model.cache.mode": ("PerReplica",),
     "model.adapters": ([],),
     "model.trustRemoteCode": (False,),
-    "engine.runtime": ("slipway",),
     "engine.speculative": (),
-    "engine.extraArgs": ([],),
     "quantization.weights": ("auto",),
     "quantization.kvCache": ("auto",),
     "parallelism.tensor": (1, "auto"),
@@ -33,11 +30,6 @@ UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "rollout.canary": (),
     "rollout.upgradePolicy": (),
     "routing": (),
-    "podTemplate.volumes": ([],),
-    "podTemplate.volumeMounts": ([],),
-    "podTemplate.topologySpreadConstraints": ([],),
-    "podTemplate.runtimeClassName": (),
-    "podTemplate.schedulerName": (),
 }
 """Paths below `spec`, each with the values that ask for nothing beyond what is done anyway."""
 
@@ -48,7 +40,7 @@ UNSUPPORTED_SCHEMES: Final = frozenset({"s3", "gs", "oci"})
 def unsupported_field(spec: LLMDeploymentSpec) -> str | None:
     """Return the sentence about the first field that is set but not acted on; None where there is none."""
     for path, harmless in UNSUPPORTED.items():
-        value = _value(spec, path.split("."))
+        value = value_at(spec, path)
         if value is not None and value not in harmless:
             return f"spec.{path} is not supported by this version of Slipway yet; remove it"
     scheme = parse_source(spec.model.source).scheme
@@ -60,10 +52,10 @@ def unsupported_field(spec: LLMDeploymentSpec) -> str | None:
     return None
 
 
-def _value(spec: Spec, path: list[str]) -> object:
+def value_at(spec: Spec, path: str) -> object:
     """Return what stands at a path of camelCase names; None where any part is absent."""
     value: object = spec
-    for name in path:
+    for name in path.split("."):
         if not isinstance(value, Spec):
             return None
         fields = type(value).model_fields
