@@ -8,22 +8,32 @@ from slipway_engine.config import EngineConfig
 from slipway_engine.core.backend import Backend
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.torch_backend import TorchBackend
+from slipway_engine.core.torch_models import OtherModel, OwnModel
 from slipway_engine.errors import InvalidArgument
 from slipway_engine.loading.checkpoint import Checkpoint
+from slipway_engine.loading.transformers_model import TransformersModel
 from slipway_engine.native import backend as native_backend
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_KV_DTYPES = {**_DTYPES, "int8": torch.int8}
 
 
-def choose_backend(config: EngineConfig, checkpoint: Checkpoint, machine: Machine) -> Backend:
+def choose_backend(
+    config: EngineConfig, checkpoint: Checkpoint | TransformersModel, machine: Machine
+) -> Backend:
     """Return the best way to run `checkpoint` on this machine, within what the configuration asks for."""
     device = choose_device(config.device)
-    native = native_backend.choose(config, checkpoint, device, threads_of(config, machine))
-    if native is not None:
-        return native
-    return TorchBackend(
-        checkpoint, device, choose_dtype(config.dtype, checkpoint.config.dtype, device, machine)
-    )
+    dtype = choose_dtype(config.dtype, checkpoint.config.dtype, device, machine)
+    kv_dtype = _choose_kv_dtype(config.kv_cache_dtype, dtype)
+    if isinstance(checkpoint, TransformersModel):
+        _check_modelling(config, checkpoint)
+        return TorchBackend(OtherModel(checkpoint, device, dtype), device, dtype, kv_dtype)
+    if checkpoint.pooling is None:
+        native = native_backend.choose(config, checkpoint, device, threads_of(config, machine))
+        if native is not None:
+            return native
+    own = OwnModel(checkpoint, device, dtype, config.quantization)
+    return TorchBackend(own, device, dtype, kv_dtype)
 
 
 def choose_device(name: str) -> torch.device:
@@ -49,6 +59,29 @@ def choose_dtype(name: str, checkpoint: torch.dtype, device: torch.device, machi
     if name == "float16" and device.type == "cpu":
         raise InvalidArgument("dtype float16 is not supported on a CPU; write auto, float32 or bfloat16.")
     return _DTYPES[name]
+
+
+def _choose_kv_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the type that keys and values are kept in; "auto" is the one that they are computed in."""
+    if name == "auto":
+        return dtype
+    if name not in _KV_DTYPES:
+        raise InvalidArgument(f"kv_cache_dtype is {name!r}; write auto, {', '.join(_KV_DTYPES)}.")
+    return _KV_DTYPES[name]
+
+
+def _check_modelling(config: EngineConfig, model: TransformersModel) -> None:
+    """Refuse what transformers' own modelling cannot be asked for."""
+    name = model.config.architecture
+    if config.quantization not in ("auto", "none"):
+        raise InvalidArgument(
+            f"quantization {config.quantization} cannot be used: {name} runs in transformers' own modelling, "
+            "which takes auto or none."
+        )
+    if config.cpu_backend == "native":
+        raise InvalidArgument(
+            f"cpu_backend native cannot be used: {name} runs in transformers' own modelling; write auto."
+        )
 
 
 def threads_of(config: EngineConfig, machine: Machine) -> int:

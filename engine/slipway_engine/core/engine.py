@@ -32,7 +32,7 @@ from slipway_engine.errors import RequestError
 from slipway_engine.kv.blocks import BlockPool
 from slipway_engine.kv.hashing import root
 from slipway_engine.kv.plan import Asked, MemoryPlan, plan
-from slipway_engine.loading.checkpoint import open_checkpoint
+from slipway_engine.loading.checkpoint import open_model
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class EngineCore:
         admission.check_config(config)
         threads = set_threads(config, machine)
         phases = _Phases()
-        checkpoint = open_checkpoint(config.model)
+        checkpoint = open_model(config.model)
         model = checkpoint.config
         self._backend = choose_backend(config, checkpoint, machine)
         phases.end("open")

@@ -10,7 +10,7 @@ import torch
 from slipway_engine.core.scheduler import Scheduled
 from slipway_engine.models import context
 from slipway_engine.models.attention import PagedAttention
-from slipway_engine.models.decoder import Decoder
+from slipway_engine.models.model import Model
 
 
 class Runner:
@@ -18,7 +18,7 @@ class Runner:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Model,
         attention: PagedAttention,
         block_size: int,
         device: torch.device,

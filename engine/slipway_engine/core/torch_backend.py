@@ -12,26 +12,25 @@ from slipway_engine.core.backend import Memory, Progress
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.request import Request
 from slipway_engine.core.runner import Runner
+from slipway_engine.core.torch_models import TorchModel
 from slipway_engine.kv.plan import MemoryPlan, Needs
-from slipway_engine.loading.checkpoint import Checkpoint
-from slipway_engine.loading.weights import load
-from slipway_engine.models import linear
 from slipway_engine.models.attention import SCORE_COPIES, SCORE_PAIRS, PagedAttention
-from slipway_engine.models.config import DecoderConfig
+from slipway_engine.models.config import AttentionLayer
 from slipway_engine.models.context import GROUP_TOKENS
-
-_LOAD_CHUNK = 64 << 20
-"""What unpacking a quantised tensor holds beside the result."""
+from slipway_engine.models.kv_cache import row_elements
 
 
 class TorchBackend:
-    """The decoder in torch, with the linear layers that suit the device best."""
+    """A model in torch. `kv_dtype` is what keys and values are kept in; int8 has scales of its own."""
 
-    def __init__(self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype) -> None:
-        self._checkpoint = checkpoint
+    def __init__(
+        self, model: TorchModel, device: torch.device, dtype: torch.dtype, kv_dtype: torch.dtype | None = None
+    ) -> None:
+        self._model = model
         self._device = device
         self._dtype = dtype
-        self._linear = linear.best_for(device, dtype)
+        self._kv_dtype = dtype if kv_dtype is None else kv_dtype
+        self._layers = model.config.attention_layers
 
     @property
     def device(self) -> str:
@@ -51,63 +50,52 @@ class TorchBackend:
         return Memory(machine.resident(), machine.memory_limit(), machine.memory_available())
 
     def needs(self, baseline: int) -> Needs:
-        """Count bytes. Packed linear layers copy their weights, so a tied embedding is held twice then."""
-        config, size = self._checkpoint.config, self._dtype.itemsize
-        embedding = config.vocab_size * config.hidden_size
-        copies = embedding if self._linear is not linear.plain and config.tied_embeddings else 0
-        widest = max(embedding, 2 * config.intermediate_size * config.hidden_size, _qkv(config))
-        per_layer = config.kv_elements_per_token * size
+        """Return what the model, its steps and its cache need."""
+        rows = [self._row_bytes(layer) for layer in self._layers]
+        capped = any(layer.softcap for layer in self._layers)
+        heads = max(layer.heads for layer in self._layers)
         return Needs(
-            weights=(config.parameters() + copies) * size,
-            load_peak=widest * size + _LOAD_CHUNK,
+            weights=self._model.weights,
+            load_peak=self._model.load_peak,
             baseline=baseline,
-            kv_bytes_per_token=per_layer * config.num_layers,
-            kv_bytes_per_token_layer=per_layer,
-            activation_bytes_per_token=_activations(config) * max(size, 4),
-            vocab_size=config.vocab_size,
-            rotary_bytes_per_token=config.head_dim * (4 if config.local_rope is None else 8),
+            kv_bytes_per_token=sum(rows),
+            kv_bytes_per_token_layer=max(map(self._gathered_bytes, self._layers)),
+            activation_bytes_per_token=self._model.activations,
+            vocab_size=self._model.config.vocab_size,
+            rotary_bytes_per_token=self._model.rotary,
             gather_tokens=GROUP_TOKENS,
-            max_position=config.max_position,
-            mask_itemsize=size,
+            max_position=self._model.config.max_position,
+            mask_itemsize=self._dtype.itemsize,
             score_pairs=SCORE_PAIRS,
-            score_bytes_per_pair=4 * SCORE_COPIES * config.num_heads if config.attention_softcap else 0,
+            score_bytes_per_pair=4 * SCORE_COPIES * heads if capped else 0,
         )
 
     @torch.inference_mode()
     def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> Runner:
         """Read the weights layer by layer and allocate the cache."""
-        config = self._checkpoint.config
-        decoder = load(
-            self._checkpoint, self._linear, self._device, self._dtype, memory.max_model_len, progress
-        )
-        caches = self._caches(config, memory.num_blocks + 1, block_size)
-        return Runner(decoder, PagedAttention(config, caches), block_size, self._device, self._dtype)
+        decoder = self._model.load(memory.max_model_len, progress)
+        caches = [self._cache(layer, memory.num_blocks + 1, block_size) for layer in self._layers]
+        attention = PagedAttention(self._model.config, caches)
+        return Runner(decoder, attention, block_size, self._device, self._dtype)
 
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
         """Choose the next token of each row."""
         return sampler.sample(logits, requests)
 
-    def _caches(self, config: DecoderConfig, blocks: int, block_size: int) -> list[torch.Tensor]:
-        """Return each layer's cache of zeros; on a CPU a page costs memory only once it is written."""
-        shape = (blocks, block_size, config.kv_elements_per_token)
+    def _row_bytes(self, layer: AttentionLayer) -> int:
+        return row_elements(layer, self._kv_dtype) * self._kv_dtype.itemsize
+
+    def _gathered_bytes(self, layer: AttentionLayer) -> int:
+        """A token's row as it was kept, and, where that is another type, in float32 and as it is read."""
+        rows = self._row_bytes(layer)
+        if self._kv_dtype is self._dtype:
+            return rows
+        return rows + layer.elements * (4 + self._dtype.itemsize)
+
+    def _cache(self, layer: AttentionLayer, blocks: int, block_size: int) -> torch.Tensor:
+        """Return a layer's cache of zeros; on a CPU a page costs memory only once it is written."""
+        shape = (blocks, block_size, row_elements(layer, self._kv_dtype))
         if self._device.type != "cpu":
-            return [
-                torch.zeros(shape, dtype=self._dtype, device=self._device) for _ in range(config.num_layers)
-            ]
-        size = torch.Size(shape).numel() * self._dtype.itemsize
-        zeros = [np.zeros(size, dtype=np.uint8) for _ in range(config.num_layers)]
-        return [torch.from_numpy(layer).view(self._dtype).view(shape) for layer in zeros]
-
-
-def _qkv(config: DecoderConfig) -> int:
-    return (config.query_size + 2 * config.kv_size) * config.hidden_size
-
-
-def _activations(config: DecoderConfig) -> int:
-    """Elements that one token holds at the widest point of a layer, with what is freed a moment later."""
-    attention = 2 * (config.query_size + 2 * config.kv_size) + 2 * config.query_size
-    mlp = 4 * config.intermediate_size
-    if config.experts is not None:
-        # All tokens may choose the same expert: their rows, its answers, the sum, and the router's shares.
-        mlp += 3 * config.hidden_size + 4 * config.experts.count + 8 * config.experts.per_token
-    return 6 * config.hidden_size + max(attention, mlp)
+            return torch.zeros(shape, dtype=self._kv_dtype, device=self._device)
+        size = torch.Size(shape).numel() * self._kv_dtype.itemsize
+        return torch.from_numpy(np.zeros(size, dtype=np.uint8)).view(self._kv_dtype).view(shape)

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from slipway_engine.errors import ModelCorrupt, ModelNotFound
+from slipway_engine.loading.fields import Fields
 from slipway_engine.loading.gguf import Bytes
+from slipway_engine.loading.hf_config import architectures, known, read_json
 from slipway_engine.models.config import DecoderConfig
+from slipway_engine.models.pooling import Pooling
+
+if TYPE_CHECKING:
+    from slipway_engine.loading.transformers_model import TransformersModel
 
 IGNORED_SUFFIXES = (".rotary_emb.inv_freq", ".attention.bias", ".masked_bias")
 """Buffers that old checkpoints carry; they hold nothing that the configuration does not say."""
@@ -28,6 +34,10 @@ class Checkpoint(Protocol):
         """The model that the tensors are for."""
 
     @property
+    def pooling(self) -> Pooling | None:
+        """How hidden states become an embedding, where the model is made for them."""
+
+    @property
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of each tensor that the files hold."""
 
@@ -39,6 +49,16 @@ class Checkpoint(Protocol):
 
     def stored(self, name: str) -> Bytes:
         """Return the bytes [rows, bytes] of the tensor `name`, of its stored type."""
+
+
+def open_model(path: Path) -> Checkpoint | TransformersModel:
+    """Open a model; one whose architecture our decoder does not know is left to transformers' modelling."""
+    config = path / "config.json"
+    if path.is_dir() and config.exists() and not known(architectures(Fields(config, read_json(config)))):
+        from slipway_engine.loading.transformers_model import TransformersModel
+
+        return TransformersModel(path)
+    return open_checkpoint(path)
 
 
 def open_checkpoint(path: Path) -> Checkpoint:

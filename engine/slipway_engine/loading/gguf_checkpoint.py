@@ -29,6 +29,8 @@ _PERMUTED = re.compile(r"\.self_attn\.[qk]_proj\.(weight|bias)$")
 class GGUFCheckpoint:
     """An opened GGUF file. Quantised tensors are unpacked as they are read."""
 
+    pooling = None
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.file = GGUFFile.open(path)

@@ -32,26 +32,42 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file of bounded size."""
+    value = _read(path)
+    if not isinstance(value, dict):
+        raise ModelCorrupt(f"{path} holds no JSON object; fetch the model again.")
+    return value
+
+
+def read_json_list(path: Path) -> list[dict[str, Any]]:
+    """Return the objects in a JSON file that lists them."""
+    value = _read(path)
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise ModelCorrupt(f"{path} holds no list of JSON objects; fetch the model again.")
+    return value
+
+
+def _read(path: Path) -> object:
     try:
         if path.stat().st_size > MAX_JSON:
             raise ModelCorrupt(f"{path} is larger than {MAX_JSON} bytes, too large for a configuration.")
-        value = json.loads(path.read_text("utf-8"))
+        value: object = json.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ModelNotFound(f"{path} does not exist; the directory is no Hugging Face model.") from error
     except PermissionError as error:
         raise ModelAccessDenied(f"{path} may not be read by this user; change its permissions.") from error
     except (ValueError, RecursionError) as error:
         raise ModelCorrupt(f"{path} is not JSON: {error}; fetch the model again.") from error
-    if not isinstance(value, dict):
-        raise ModelCorrupt(f"{path} holds no JSON object; fetch the model again.")
     return value
 
 
-def read_config(directory: Path) -> DecoderConfig:
-    """Read `config.json`, and the end-of-sequence ids of `generation_config.json` where there is one."""
+def read_config(directory: Path, *, bare: bool = False) -> DecoderConfig:
+    """Read `config.json`, and the end-of-sequence ids of `generation_config.json` where there is one.
+
+    A `bare` model has no head of its own: an embedding model, which may be named by its base class.
+    """
     path = directory / "config.json"
     fields = Fields(path, read_json(path))
-    architecture = _architecture(fields)
+    architecture = _architecture(fields, bare)
     family = FAMILIES[architecture]
     _refuse_unknown_features(fields, architecture, family)
     layers = fields.integer("num_hidden_layers", 1, MAX_LAYERS)
@@ -74,13 +90,13 @@ def read_config(directory: Path) -> DecoderConfig:
         rms_eps=fields.number("rms_norm_eps", 0, 1, family.eps),
         rope=rope,
         local_rope=local_rope,
-        tied_embeddings=fields.flag("tie_word_embeddings", family.tied),
+        tied_embeddings=bare or fields.flag("tie_word_embeddings", family.tied),
         qkv_bias=family.qkv_bias or biased,
         out_bias=biased and not family.qkv_bias,
         mlp_bias=fields.flag("mlp_bias", False),
         windows=_windows(fields, family, layers),
-        eos_token_ids=_eos(fields, directory),
-        dtype=_dtype(fields),
+        eos_token_ids=read_eos(fields, directory),
+        dtype=read_dtype(fields),
     )
     config = replace(config, **family.extras(fields, config))
     if rope.kind == "yarn":
@@ -106,13 +122,28 @@ def check_heads(path: Path, config: DecoderConfig) -> None:
         raise ModelCorrupt(f"{path}: a head of {config.head_dim} elements has no pairs to rotate.")
 
 
-def _architecture(fields: Fields) -> str:
+def architectures(fields: Fields) -> list[str]:
+    """Return the names in `architectures`, at least one."""
     names = fields.values.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise fields.corrupt("architectures", "a list of one name")
+    return names
+
+
+def known(names: list[str]) -> str | None:
+    """Return the architecture that our decoder runs, by its name with a head, if there is one."""
     for name in names:
-        if name in SUPPORTED:
-            return str(name)
+        with_head = name.removesuffix("Model") + "ForCausalLM" if name.endswith("Model") else name
+        if with_head in SUPPORTED:
+            return with_head
+    return None
+
+
+def _architecture(fields: Fields, bare: bool) -> str:
+    names = architectures(fields)
+    found = known(names)
+    if found is not None and (bare or found in names):
+        return found
     raise ModelUnsupported(
         f"{fields.path}: the architecture {names[0]} is not supported; supported are {', '.join(SUPPORTED)}."
     )
@@ -198,7 +229,8 @@ def _layer_types(fields: Fields, layers: int) -> list[str]:
     return kinds
 
 
-def _eos(fields: Fields, directory: Path) -> tuple[int, ...]:
+def read_eos(fields: Fields, directory: Path) -> tuple[int, ...]:
+    """Return the tokens that end a sequence."""
     ids = fields.integers("eos_token_id", 0, MAX_VOCAB)
     path = directory / "generation_config.json"
     if path.exists():
@@ -206,7 +238,8 @@ def _eos(fields: Fields, directory: Path) -> tuple[int, ...]:
     return tuple(dict.fromkeys(ids))
 
 
-def _dtype(fields: Fields) -> torch.dtype:
+def read_dtype(fields: Fields) -> torch.dtype:
+    """Return the type of the checkpoint."""
     name = fields.text("dtype", fields.text("torch_dtype", "float32")).removeprefix("torch.")
     if name not in _DTYPES:
         raise ModelUnsupported(

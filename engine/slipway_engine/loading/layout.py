@@ -26,8 +26,13 @@ _EXPERT = re.compile(r"(.*)\.block_sparse_moe\.experts\.(\d{1,4})\.w([123])\.wei
 _EXPERT_PARTS = {"1": "gate_proj", "2": "down_proj", "3": "up_proj"}
 
 
-def canonical(name: str) -> str:
-    """Return our name of a tensor that is called otherwise in Mixtral's files."""
+_BARE = ("embed_tokens.", "layers.", "norm.")
+
+
+def canonical(name: str, *, bare: bool = False) -> str:
+    """Return our name of a tensor; Mixtral's files and, `bare`, those of models without a head differ."""
+    if bare and name.startswith(_BARE):
+        name = f"model.{name}"
     match = _EXPERT.fullmatch(name)
     if match is not None:
         return f"{match[1]}.mlp.experts.{int(match[2])}.{_EXPERT_PARTS[match[3]]}.weight"

@@ -14,7 +14,11 @@ from slipway_engine.models.config import DecoderConfig
 from slipway_engine.models.decoder import Decoder, Layer
 from slipway_engine.models.feedforward import Experts, Gated
 from slipway_engine.models.linear import Linear, LinearBackend
+from slipway_engine.models.quantised import Quantised
 from slipway_engine.models.rope import pair_up, rotations
+
+PACKED = {"Q8_0", "Q4_0", "Q4_1"}
+"""Types that every mode multiplies as the file holds them."""
 
 
 def load(
@@ -24,11 +28,15 @@ def load(
     dtype: torch.dtype,
     max_positions: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    rounding: Quantised | None = None,
 ) -> Decoder:
-    """Read all weights, layer by layer, and report each layer to `progress`."""
+    """Read all weights, layer by layer, and report each layer to `progress`.
+
+    With `rounding` matrices of floats become what that mode keeps of them; packed ones stay as they are.
+    """
     config = checkpoint.config
-    loader = _Loader(checkpoint, linear, device, dtype)
-    embedding = loader.tensor("model.embed_tokens.weight")
+    loader = _Loader(checkpoint, linear, device, dtype, rounding)
+    embedding = loader.rounded(["model.embed_tokens.weight"])
     layers = []
     for index in range(config.num_layers):
         layers.append(loader.layer(index))
@@ -44,13 +52,19 @@ def load(
 
 class _Loader:
     def __init__(
-        self, checkpoint: Checkpoint, linear: LinearBackend, device: torch.device, dtype: torch.dtype
+        self,
+        checkpoint: Checkpoint,
+        linear: LinearBackend,
+        device: torch.device,
+        dtype: torch.dtype,
+        rounding: Quantised | None,
     ) -> None:
         self.checkpoint = checkpoint
         self.config: DecoderConfig = checkpoint.config
         self.linear = linear
         self.device = device
         self.dtype = dtype
+        self.rounding = rounding
 
     def tensor(self, name: str) -> torch.Tensor:
         return self.stacked([name])
@@ -67,7 +81,14 @@ class _Loader:
 
     def matrix(self, names: Sequence[str], biased: bool) -> Linear:
         bias = self.stacked([f"{name}.bias" for name in names]) if biased else None
-        return self.linear(self.stacked([f"{name}.weight" for name in names]), bias)
+        return self.linear(self.rounded([f"{name}.weight" for name in names]), bias)
+
+    def rounded(self, names: Sequence[str]) -> torch.Tensor:
+        """Read matrices into one, as the mode keeps them."""
+        kinds = {self.checkpoint.stored_type(name) for name in names}
+        if self.rounding is None or (len(kinds) == 1 and kinds <= PACKED):
+            return self.stacked(names)
+        return self.rounding(self.stacked(names))
 
     def layer(self, index: int) -> Layer:
         config, prefix = self.config, f"model.layers.{index}."

@@ -45,14 +45,9 @@ class PagedAttention:
         self.layers = model.attention_layers
         self.caches = [LayerCache(*pair) for pair in zip(self.layers, caches, strict=True)]
 
-    def bind(self, context: AttentionContext) -> Attend:
+    def bind(self, context: AttentionContext) -> StepAttention:
         """Return the attention of one step."""
-        return lambda layer, heads: self.attend(layer, heads, context)
-
-    def attend(self, layer: int, heads: torch.Tensor, context: AttentionContext) -> torch.Tensor:
-        """Store the step's keys and values in `layer`'s cache and answer its queries."""
-        query_heads = self.layers[layer].heads
-        return self.answer(layer, heads[:, :query_heads], heads[:, query_heads:].flatten(1), context)
+        return StepAttention(self, context)
 
     def answer(
         self, layer: int, query: torch.Tensor, kv: torch.Tensor, context: AttentionContext
@@ -103,6 +98,23 @@ class PagedAttention:
                 query, key, value, attn_mask=mask, is_causal=mask is None, scale=spec.scale
             )
         return mixed.permute(2, 0, 1, 3).reshape(count, -1)
+
+
+class StepAttention:
+    """The attention of one step: called with fused heads, or asked to `answer` queries by themselves."""
+
+    def __init__(self, paged: PagedAttention, context: AttentionContext) -> None:
+        self._paged = paged
+        self._context = context
+
+    def __call__(self, layer: int, heads: torch.Tensor) -> torch.Tensor:
+        """Store and answer heads [tokens, q + k + v heads, head_dim]."""
+        queries = self._paged.layers[layer].heads
+        return self.answer(layer, heads[:, :queries], heads[:, queries:].flatten(1))
+
+    def answer(self, layer: int, query: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
+        """Store `kv` [tokens, keys and values] and answer `query` [tokens, heads, key dim]."""
+        return self._paged.answer(layer, query, kv, self._context)
 
 
 def _capped_chunk(

@@ -71,6 +71,10 @@ class ModelConfig(Protocol):
     def attention_layers(self) -> tuple[AttentionLayer, ...]:
         """Each layer's attention."""
 
+    @property
+    def layer_windows(self) -> tuple[int | None, ...]:
+        """Each layer's sliding window."""
+
 
 @dataclass(frozen=True, slots=True)
 class RopeConfig:

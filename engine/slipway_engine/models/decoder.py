@@ -63,6 +63,10 @@ class Decoder:
             self._add(hidden, rows, layer.mlp_post_norm)
         return hidden
 
+    def states(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return what embeddings are made of, in float32: rows of `forward` after the last norm."""
+        return self._norm(hidden, self.norm).float()
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return the logits [rows, vocabulary] of the rows that ask for them, in float32."""
         logits = self.head(self._norm(hidden, self.norm)).float()

@@ -28,7 +28,7 @@ from slipway_engine.native.runner import NativeModel, NativeRunner, kv_head_byte
 log = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "native", "torch")
-QUANTIZATIONS = ("auto", "none", "int8")
+QUANTIZATIONS = ("auto", "none", "int8", "int4")
 KV_DTYPES = ("auto", "float16", "float32", "int8")
 _KVS = {"auto": Kv.FLOAT16, "float16": Kv.FLOAT16, "float32": Kv.FLOAT32, "int8": Kv.INT8}
 _DTYPES = {1: "int8", 2: "int16", 4: "float32"}
@@ -151,8 +151,9 @@ def choose(
         )
         log.info("native CPU path: %s, linears in %s", isa, chosen.dtype)
         return chosen
-    if config.cpu_backend == "native" or config.quantization == "int8":
-        asked = "cpu_backend native" if config.cpu_backend == "native" else "quantization int8"
+    rounds = config.quantization in ("int8", "int4") and config.cpu_backend != "torch"
+    if config.cpu_backend == "native" or rounds:
+        asked = "cpu_backend native" if not rounds else f"quantization {config.quantization}"
         raise InvalidArgument(f"{asked} cannot be used: {obstacle}.")
     if device.type == "cpu" and config.cpu_backend == "auto":
         log.info("torch computes, not the native CPU path: %s", obstacle)
@@ -167,6 +168,8 @@ def _obstacle(config: EngineConfig, device: torch.device, model: DecoderConfig) 
         return f"it computes on the CPU, and device is {device.type}"
     if config.dtype not in ("auto", "float32"):
         return f"dtype is {config.dtype}; it takes auto or float32"
+    if config.quantization == "int4":
+        return "quantization int4 is not implemented there"
     if config.block_size != BLOCK:
         return f"block_size is {config.block_size}; it takes {BLOCK}"
     if model.head_dim > _MAX_HEAD_DIM or model.head_dim % 2:

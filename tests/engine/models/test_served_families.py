@@ -13,10 +13,12 @@ from slipway_engine.config import EngineConfig
 from slipway_engine.core.engine import EngineCore
 from slipway_engine.core.messages import NewRequest
 from slipway_engine.core.torch_backend import TorchBackend
+from slipway_engine.core.torch_models import OwnModel
 from slipway_engine.loading.checkpoint import open_checkpoint
 from slipway_engine.models import linear
 from slipway_engine.sampling import SamplingParams
 
+CPU = torch.device("cpu")
 MARGIN = 1e-3
 SETTINGS: dict[str, Any] = {
     "vocab_size": 131, "hidden_size": 64, "intermediate_size": 80, "num_hidden_layers": 3, "head_dim": 16,
@@ -86,7 +88,7 @@ def test_batched_greedy_tokens_are_those_of_transformers(name: str, tmp_path: Pa
 def test_the_plan_counts_every_weight(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _save(name, tmp_path)
     monkeypatch.setattr(linear, "best_for", lambda device, dtype: linear.plain)
-    backend = TorchBackend(open_checkpoint(tmp_path), torch.device("cpu"), torch.float32)
+    backend = TorchBackend(OwnModel(open_checkpoint(tmp_path), CPU, torch.float32), CPU, torch.float32)
     held = sum(parameter.numel() * 4 for parameter in model.parameters())
     assert backend.needs(0).weights == held
 
@@ -94,7 +96,8 @@ def test_the_plan_counts_every_weight(name: str, tmp_path: Path, monkeypatch: py
 def test_the_plan_counts_capped_scores_and_a_second_rotary_table(tmp_path: Path) -> None:
     def needs(name: str) -> Any:
         _save(name, tmp_path / name)
-        return TorchBackend(open_checkpoint(tmp_path / name), torch.device("cpu"), torch.float32).needs(0)
+        model = OwnModel(open_checkpoint(tmp_path / name), CPU, torch.float32)
+        return TorchBackend(model, CPU, torch.float32).needs(0)
 
     capped, dual = needs("gemma2"), needs("gemma3")
     assert capped.score_bytes_per_pair == 4 * 4 * SETTINGS["num_attention_heads"]

@@ -143,7 +143,6 @@ def test_choice_says_what_keeps_it(smollm2: Path, caplog: pytest.LogCaptureFixtu
     assert "block_size is 8; it takes 16" in caplog.text
     for fields, sentence in (
         ({"cpu_backend": "native", "dtype": "bfloat16"}, "dtype is bfloat16; it takes auto or float32"),
-        ({"cpu_backend": "torch", "quantization": "int8"}, "cpu_backend is torch"),
         ({"cpu_backend": "fast"}, "cpu_backend is 'fast'; write auto, native or torch"),
         ({"quantization": "int3"}, "quantization is 'int3'"),
         ({"kv_cache_dtype": "fp8"}, "kv_cache_dtype is 'fp8'"),

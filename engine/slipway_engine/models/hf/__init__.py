@@ -1,0 +1,1 @@
+"""Any other architecture: transformers' own modelling, attending through our paged cache."""
