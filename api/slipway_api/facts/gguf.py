@@ -93,8 +93,9 @@ def _vocab(metadata: Mapping[str, Any], fields: Fields, rows: int | None) -> int
 
 
 def _dtype(sizes: Mapping[str, int]) -> str:
-    """Return the float type that holds most, the norms' F32 where everything else is packed."""
-    return max((name for name in sizes if name in _FLOATS), key=lambda name: sizes[name], default="F32")
+    """Return the type that matrices unpack to: half a float's where nearly all are stored so, else F32."""
+    largest = max(sizes, key=lambda name: sizes[name])
+    return largest if largest in ("BF16", "F16") else "F32"
 
 
 def _packed(sizes: Mapping[str, int]) -> str | None:
