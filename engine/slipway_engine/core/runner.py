@@ -14,7 +14,7 @@ from slipway_engine.models.model import Model
 
 
 class Runner:
-    """A model on a device with its cache."""
+    """A model on a device with its cache. With `states` it answers with hidden states in place of logits."""
 
     def __init__(
         self,
@@ -23,8 +23,11 @@ class Runner:
         block_size: int,
         device: torch.device,
         dtype: torch.dtype,
+        *,
+        states: bool = False,
     ) -> None:
         self.decoder = decoder
+        self.answer = decoder.states if states else decoder.logits
         self.attention = attention
         self.block_size = block_size
         self.device = device
@@ -42,7 +45,7 @@ class Runner:
         places = np.concatenate(wanted, dtype=np.int64)
         if len(places) < len(hidden):
             hidden = hidden[torch.from_numpy(places).to(self.device)]
-        return [row for row in rows if row.rows], self.decoder.logits(hidden)
+        return [row for row in rows if row.rows], self.answer(hidden)
 
     def copy_blocks(self, copies: Mapping[int, int]) -> None:
         """Copy whole blocks {target: source}, before a step."""

@@ -72,11 +72,12 @@ class TorchBackend:
 
     @torch.inference_mode()
     def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> Runner:
-        """Read the weights layer by layer and allocate the cache."""
+        """Read the weights and allocate the cache. An embedding model's runner answers with hidden states."""
         decoder = self._model.load(memory.max_model_len, progress)
         caches = [self._cache(layer, memory.num_blocks + 1, block_size) for layer in self._layers]
         attention = PagedAttention(self._model.config, caches)
-        return Runner(decoder, attention, block_size, self._device, self._dtype)
+        states = self._model.pooling is not None
+        return Runner(decoder, attention, block_size, self._device, self._dtype, states=states)
 
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
         """Choose the next token of each row."""

@@ -14,6 +14,7 @@ from slipway_engine.models import linear
 from slipway_engine.models.config import DecoderConfig, ModelConfig
 from slipway_engine.models.decoder import Decoder
 from slipway_engine.models.hf.decoder import TransformersDecoder
+from slipway_engine.models.pooling import Pooling
 from slipway_engine.models.quantised import Quantised
 
 _LOAD_CHUNK = 64 << 20
@@ -26,6 +27,10 @@ class TorchModel(Protocol):
     @property
     def config(self) -> ModelConfig:
         """What serving must know of it."""
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How its states become an embedding, where it is made for them."""
 
     @property
     def weights(self) -> int:
@@ -54,6 +59,7 @@ class OwnModel:
         self, checkpoint: Checkpoint, device: torch.device, dtype: torch.dtype, mode: str = "none"
     ) -> None:
         self._checkpoint = checkpoint
+        self.pooling = checkpoint.pooling
         self._device = device
         self._dtype = dtype
         self._linear = linear.best_for(device, dtype)
@@ -107,6 +113,7 @@ class OtherModel:
         self._device = device
         self._dtype = dtype
         self.config = model.config
+        self.pooling = model.pooling
 
     @property
     def weights(self) -> int:
