@@ -1,4 +1,4 @@
-"""One generation request from its body to its last byte; whoever leaves first, everything is freed."""
+"""One request from its body to its last byte; whoever leaves first, everything is freed."""
 
 from __future__ import annotations
 
@@ -8,59 +8,50 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from abc import abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import TypeVar
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from slipway_engine.errors import RequestError
 from slipway_engine.server.body import read_body
-from slipway_engine.server.formats import DONE, Choice, Format, Head, event
-from slipway_engine.server.generation import Delta, Generation
+from slipway_engine.server.formats import event
+from slipway_engine.server.generation import Generation, Job, Prompt
 from slipway_engine.server.problems import error_body, error_response
-from slipway_engine.server.protocol import ChatRequest, CompletionRequest, parse
+from slipway_engine.server.protocol import parse
 from slipway_engine.server.service import Service
-from slipway_engine.tokenizer.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
 
 CLIENT_LEFT = 499
+MAX_TIMEOUT = 86_400
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_STREAM_HEADERS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
+_LONGEST_LOGGED = 10_000  # characters of one prompt
 
-RequestT = TypeVar("RequestT", CompletionRequest, ChatRequest)
+AskedT = TypeVar("AskedT", bound=BaseModel)
 
 
 class ClientLeft(Exception):
     """The client has closed its connection."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind(Generic[RequestT]):
-    """What tells completions and chats apart."""
+class Answer(Response):
+    """The response to one request to the core; as an ASGI application it also does the work."""
 
-    prefix: str
-    request: type[RequestT]
-    prompts: Callable[[Service, RequestT], Awaitable[list[list[int]]]]
-    format: Callable[[Head, Tokenizer, RequestT], Format]
-
-
-class Answer(Response, Generic[RequestT]):
-    """The response to one generation request; as an ASGI application it also does the work."""
-
-    def __init__(self, service: Service, kind: Kind[RequestT]) -> None:
+    def __init__(self, service: Service) -> None:
         super().__init__()
         self._service = service
-        self._kind: Kind[RequestT] = kind
         self._arrival = time.monotonic()
         self._request_id = ""
         self._status = 0
         self._problem: RequestError | None = None
         self._generation: Generation | None = None
+        self._prompts: Sequence[Prompt] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer. Errors before the first byte have their status; later ones are an event of the stream."""
@@ -68,6 +59,7 @@ class Answer(Response, Generic[RequestT]):
         self._request_id = _request_id(request)
         with self._service.counted():
             try:
+                self._service.admit()
                 await self._answer(request, send)
             except RequestError as error:
                 await self._refuse(error, scope, receive, send)
@@ -75,54 +67,42 @@ class Answer(Response, Generic[RequestT]):
                 self._status = CLIENT_LEFT
         self._log(scope["path"])
 
+    @abstractmethod
     async def _answer(self, request: Request, send: Send) -> None:
-        service = self._service
-        service.admit()
-        body = await read_body(
-            request, limit=service.settings.max_body_bytes, seconds=service.settings.body_seconds
-        )
-        asked = parse(self._kind.request, body)
-        service.check_name(asked.model)
-        if asked.stream_options is not None and not asked.stream:
-            raise RequestError("stream_options needs stream: true.", param="stream_options")
-        prompts = await self._kind.prompts(service, asked)
-        job = service.job(self._kind.prefix, asked, prompts, self._arrival)
-        head = Head(job.request_id, int(time.time()), asked.model or service.settings.served_names[0])
-        form = self._kind.format(head, service.model.tokenizer, asked)
-        with service.run(job) as generation:
+        """Do what the request asks for. Raises RequestError, ClientLeft."""
+
+    async def _asked(self, request: Request, kind: type[AskedT]) -> AskedT:
+        """Return the request in the body. Raises RequestError."""
+        settings = self._service.settings
+        body = await read_body(request, limit=settings.max_body_bytes, seconds=settings.body_seconds)
+        asked = parse(kind, body)
+        self._service.check_name(getattr(asked, "model", None))
+        return asked
+
+    def _deadline(self, request: Request, timeout: float | None) -> float | None:
+        """Return when the answer must be complete, on the monotonic clock; the nearer of field and header."""
+        given = request.headers.get("x-request-timeout")
+        seconds = [timeout] if timeout is not None else []
+        if given is not None:
+            seconds.append(_seconds(given))
+        return self._arrival + min(seconds) if seconds else None
+
+    @asynccontextmanager
+    async def _running(self, job: Job, request: Request) -> AsyncIterator[Generation]:
+        """Run a job until the block ends; ClientLeft is raised in it when the client hangs up."""
+        self._prompts = job.prompts
+        with self._service.run(job) as generation:
             self._generation = generation
             watcher = asyncio.create_task(_watch(request.receive, generation))
             try:
-                async with aclosing(generation.deltas()) as deltas:
-                    write = self._stream if asked.stream else self._whole
-                    await write(deltas, form, generation, asked.usage_in_stream(), send)
+                yield generation
             finally:
                 watcher.cancel()
 
-    async def _whole(
-        self, deltas: AsyncGenerator[Delta], form: Format, generation: Generation, usage: bool, send: Send
-    ) -> None:
-        choices = [Choice() for _ in range(len(generation.job.prompts) * generation.job.n)]
-        async for delta in deltas:
-            choices[delta.index].add(delta)
-        body = form.whole(choices, generation.usage)
-        await self._start(
-            send, 200, ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)))
-        )
+    async def _send_json(self, send: Send, body: bytes) -> None:
+        length = (b"content-length", b"%d" % len(body))
+        await self._start(send, 200, ((b"content-type", b"application/json"), length))
         await send({"type": "http.response.body", "body": body})
-
-    async def _stream(
-        self, deltas: AsyncGenerator[Delta], form: Format, generation: Generation, usage: bool, send: Send
-    ) -> None:
-        # The status waits for the first token: until then a request can still be refused as one.
-        first = await anext(deltas)
-        await self._start(send, 200, _STREAM_HEADERS)
-        opening = form.opening(len(generation.job.prompts) * generation.job.n)
-        await _send_more(send, opening + form.chunk(first))
-        async for delta in deltas:
-            await _send_more(send, form.chunk(delta))
-        tail = form.usage_chunk(generation.usage) if usage else b""
-        await send({"type": "http.response.body", "body": tail + DONE})
 
     async def _start(self, send: Send, status: int, headers: Sequence[tuple[bytes, bytes]]) -> None:
         self._status = status
@@ -139,7 +119,7 @@ class Answer(Response, Generic[RequestT]):
         await error_response(error, {"X-Request-Id": self._request_id})(scope, receive, send)
 
     def _log(self, path: str) -> None:
-        """Write one line: what was asked for and what became of it, never a word of the texts."""
+        """Write one line: what was asked for and what became of it; texts only where that was asked for."""
         seconds = time.monotonic() - self._arrival
         facts: dict[str, object] = {
             "request_id": self._request_id,
@@ -157,6 +137,8 @@ class Answer(Response, Generic[RequestT]):
                 facts["ttft_ms"] = round(1000 * generation.first_token_seconds, 1)
         if self._problem is not None:
             facts |= {"error_code": self._problem.code, "error_param": self._problem.param}
+        if self._service.settings.log_prompts and self._prompts:
+            facts["prompts"] = [self._service.shown(prompt)[:_LONGEST_LOGGED] for prompt in self._prompts]
         log.info("request", extra=facts)
 
 
@@ -167,11 +149,21 @@ async def _watch(receive: Receive, generation: Generation) -> None:
     generation.mailbox.close(ClientLeft())
 
 
-async def _send_more(send: Send, body: bytes) -> None:
-    await send({"type": "http.response.body", "body": body, "more_body": True})
-
-
 def _request_id(request: Request) -> str:
     """Return the caller's own id of the request where it is a decent one, else a new one."""
     given = request.headers.get("x-request-id", "")
     return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _seconds(given: str) -> float:
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = -1.0
+    if not 0 < seconds <= MAX_TIMEOUT:
+        raise RequestError(
+            f"The header X-Request-Timeout is {given[:40]!r}; "
+            f"send seconds, more than 0 and at most {MAX_TIMEOUT}.",
+            param="X-Request-Timeout",
+        )
+    return seconds

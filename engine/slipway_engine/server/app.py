@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from slipway_engine.errors import RequestError
-from slipway_engine.server.answer import Answer
 from slipway_engine.server.body import read_body
+from slipway_engine.server.embedding_answer import EmbeddingAnswer
 from slipway_engine.server.kinds import CHAT, COMPLETION, chat_prompt
 from slipway_engine.server.metrics import CONTENT_TYPE
 from slipway_engine.server.problems import on_http_exception, on_request_error, on_unexpected
@@ -20,12 +20,13 @@ from slipway_engine.server.protocol import (
     ChatRequest,
     CompletionRequest,
     DetokenizeRequest,
+    EmbeddingRequest,
     RequestT,
     TokenizeRequest,
-    messages_for_template,
     parse,
 )
 from slipway_engine.server.service import Phase, Service
+from slipway_engine.server.text_answer import TextAnswer
 
 VERSION = version("slipway")
 
@@ -45,11 +46,15 @@ def create_app(service: Service) -> FastAPI:
 def _add_openai_routes(app: FastAPI, service: Service) -> None:
     @app.post("/v1/completions", openapi_extra=_body_of(CompletionRequest))
     async def completions() -> Response:
-        return Answer(service, COMPLETION)
+        return TextAnswer(service, COMPLETION)
 
     @app.post("/v1/chat/completions", openapi_extra=_body_of(ChatRequest))
     async def chat_completions() -> Response:
-        return Answer(service, CHAT)
+        return TextAnswer(service, CHAT)
+
+    @app.post("/v1/embeddings", openapi_extra=_body_of(EmbeddingRequest))
+    async def embeddings() -> Response:
+        return EmbeddingAnswer(service)
 
     @app.get("/v1/models")
     async def models() -> Response:
@@ -78,7 +83,7 @@ def _add_text_routes(app: FastAPI, service: Service) -> None:
     async def detokenize(request: Request) -> Response:
         asked = await _asked(service, request, DetokenizeRequest)
         if asked.tokens:
-            service.check_prompt(asked.tokens, "tokens")
+            service.check_prompt(asked.tokens, "tokens", room=0)
         return JSONResponse(
             {"prompt": service.model.tokenizer.decode(asked.tokens, skip_special_tokens=False)}
         )
@@ -86,7 +91,9 @@ def _add_text_routes(app: FastAPI, service: Service) -> None:
 
 async def _tokens(service: Service, asked: TokenizeRequest) -> list[int]:
     if asked.messages is not None and asked.prompt is None:
-        return await chat_prompt(service, messages_for_template(asked.messages))
+        if asked.tools:
+            service.model.templates.dialect()
+        return list((await chat_prompt(service, asked, asked.tools or [])).token_ids)
     if asked.prompt is not None and asked.messages is None:
         return await service.encode(
             asked.prompt, add_special_tokens=asked.add_special_tokens is not False, param="prompt"

@@ -35,6 +35,7 @@ class Choice:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    prompt_logprobs: Sequence[TokenLogprob] | None = None
 
     def add(self, delta: Delta) -> None:
         """Append what is new."""
@@ -42,6 +43,8 @@ class Choice:
         self.logprobs += delta.logprobs
         self.finish_reason = delta.finish_reason
         self.stop_reason = delta.stop_reason
+        if delta.prompt_logprobs is not None:
+            self.prompt_logprobs = delta.prompt_logprobs
 
 
 class Format(Protocol):
@@ -65,8 +68,8 @@ def event(body: str) -> bytes:
     return f"data: {body}\n\n".encode()
 
 
-class _Chunks:
-    """The parts of a chunk that stay the same."""
+class Chunks:
+    """Writes a stream's chunks: their parts that stay the same are put together once."""
 
     def __init__(self, head: Head, kind: str, *, with_usage: bool) -> None:
         self._before = (
@@ -76,140 +79,16 @@ class _Chunks:
         self._after = '],"usage":null}' if with_usage else "]}"
 
     def event(self, choice: str) -> bytes:
+        """Return the event with one choice, given as JSON."""
         return event(f"{self._before}{choice}{self._after}")
 
     def usage(self, usage: Usage) -> bytes:
+        """Return the event that reports the usage."""
         return event(f'{self._before}],"usage":{json.dumps(usage.as_json())}}}')
 
 
-class ChatFormat:
-    """`chat.completion` and `chat.completion.chunk`."""
-
-    def __init__(self, head: Head, tokenizer: Tokenizer, *, logprobs: bool, with_usage: bool) -> None:
-        self._head = head
-        self._tokenizer = tokenizer
-        self._logprobs = logprobs
-        self._chunks = _Chunks(head, "chat.completion.chunk", with_usage=with_usage)
-
-    def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
-        """Return the body of an answer that is not streamed."""
-        return _body(
-            self._head, "chat.completion", [self._choice(*each) for each in enumerate(choices)], usage
-        )
-
-    def opening(self, choices: int) -> bytes:
-        """Return the chunks that name the speaker."""
-        delta = '{"role":"assistant","content":""}'
-        return b"".join(
-            self._chunks.event(f'{{"index":{index},"delta":{delta},"logprobs":null,"finish_reason":null}}')
-            for index in range(choices)
-        )
-
-    def chunk(self, delta: Delta) -> bytes:
-        """Return the chunk for a delta."""
-        content = f'{{"content":{json.dumps(delta.text)}}}' if delta.text or not delta.finish_reason else "{}"
-        return self._chunks.event(
-            f'{{"index":{delta.index},"delta":{content},"logprobs":{self._logprobs_json(delta.logprobs)},'
-            f'"finish_reason":{json.dumps(delta.finish_reason)}{_stop_reason(delta)}}}'
-        )
-
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """Return the chunk that reports the usage."""
-        return self._chunks.usage(usage)
-
-    def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        message = {"role": "assistant", "content": "".join(choice.text), "refusal": None}
-        return {
-            "index": index,
-            "message": message,
-            "logprobs": {"content": [self._entry(each) for each in choice.logprobs]}
-            if self._logprobs
-            else None,
-            "finish_reason": choice.finish_reason,
-            "stop_reason": choice.stop_reason,
-        }
-
-    def _logprobs_json(self, logprobs: Sequence[TokenLogprob]) -> str:
-        if not self._logprobs:
-            return "null"
-        return json.dumps({"content": [self._entry(each) for each in logprobs]})
-
-    def _entry(self, entry: TokenLogprob) -> dict[str, Any]:
-        top = [self._token(token_id, logprob) for token_id, logprob in entry.top]
-        return {**self._token(entry.token_id, entry.logprob), "top_logprobs": top}
-
-    def _token(self, token_id: int, logprob: float) -> dict[str, Any]:
-        spelled = self._tokenizer.token_bytes(token_id)
-        return {"token": spelled.decode(errors="replace"), "logprob": logprob, "bytes": list(spelled)}
-
-
-class CompletionFormat:
-    """`text_completion`, whole and in chunks."""
-
-    def __init__(self, head: Head, tokenizer: Tokenizer, *, logprobs: bool, with_usage: bool) -> None:
-        self._head = head
-        self._tokenizer = tokenizer
-        self._logprobs = logprobs
-        self._chunks = _Chunks(head, "text_completion", with_usage=with_usage)
-        self._offsets: dict[int, int] = {}
-
-    def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
-        """Return the body of an answer that is not streamed."""
-        return _body(
-            self._head, "text_completion", [self._choice(*each) for each in enumerate(choices)], usage
-        )
-
-    def opening(self, choices: int) -> bytes:
-        """Return nothing: completions have no opening."""
-        return b""
-
-    def chunk(self, delta: Delta) -> bytes:
-        """Return the chunk for a delta."""
-        logprobs = json.dumps(self._logprobs_object(delta.index, delta.logprobs))
-        return self._chunks.event(
-            f'{{"index":{delta.index},"text":{json.dumps(delta.text)},"logprobs":{logprobs},'
-            f'"finish_reason":{json.dumps(delta.finish_reason)}{_stop_reason(delta)}}}'
-        )
-
-    def usage_chunk(self, usage: Usage) -> bytes:
-        """Return the chunk that reports the usage."""
-        return self._chunks.usage(usage)
-
-    def _choice(self, index: int, choice: Choice) -> dict[str, Any]:
-        return {
-            "index": index,
-            "text": "".join(choice.text),
-            "logprobs": self._logprobs_object(index, choice.logprobs),
-            "finish_reason": choice.finish_reason,
-            "stop_reason": choice.stop_reason,
-        }
-
-    def _logprobs_object(self, index: int, logprobs: Sequence[TokenLogprob]) -> dict[str, Any] | None:
-        if not self._logprobs:
-            return None
-        tokens = [self._tokenizer.token_text(entry.token_id) for entry in logprobs]
-        offsets, offset = [], self._offsets.get(index, 0)
-        for token in tokens:
-            offsets.append(offset)
-            offset += len(token)
-        self._offsets[index] = offset
-        return {
-            "tokens": tokens,
-            "token_logprobs": [entry.logprob for entry in logprobs],
-            "top_logprobs": [self._top(entry) for entry in logprobs],
-            "text_offset": offsets,
-        }
-
-    def _top(self, entry: TokenLogprob) -> dict[str, float]:
-        """Return the alternatives by text; of two that look the same the likelier stays."""
-        texts: dict[str, float] = {}
-        for token_id, logprob in ((entry.token_id, entry.logprob), *entry.top):
-            text = self._tokenizer.token_text(token_id)
-            texts[text] = max(logprob, texts.get(text, logprob))
-        return texts
-
-
-def _body(head: Head, kind: str, choices: list[dict[str, Any]], usage: Usage) -> bytes:
+def body(head: Head, kind: str, choices: list[dict[str, Any]], usage: Usage, **others: object) -> bytes:
+    """Return a whole answer."""
     return json.dumps(
         {
             "id": head.id,
@@ -218,9 +97,31 @@ def _body(head: Head, kind: str, choices: list[dict[str, Any]], usage: Usage) ->
             "model": head.model,
             "choices": choices,
             "usage": usage.as_json(),
+            **others,
         }
     ).encode()
 
 
-def _stop_reason(delta: Delta) -> str:
+def stop_reason(delta: Delta) -> str:
+    """Return the field `stop_reason` of a choice's last chunk, behind a comma."""
     return f',"stop_reason":{json.dumps(delta.stop_reason)}' if delta.finish_reason else ""
+
+
+def scored_prompt(tokenizer: Tokenizer, scores: Sequence[TokenLogprob] | None) -> list[Any] | None:
+    """Return vLLM's `prompt_logprobs`: null for the first token, then for each one its chances by token id.
+
+    The rank of a token that is not among the alternatives is unknown, and null.
+    """
+    if scores is None:
+        return None
+    return [None, *(_chances(tokenizer, entry) for entry in scores)]
+
+
+def _chances(tokenizer: Tokenizer, entry: TokenLogprob) -> dict[str, Any]:
+    ranked = [(token_id, logprob, rank) for rank, (token_id, logprob) in enumerate(entry.top, 1)]
+    if entry.token_id not in [token_id for token_id, _, _ in ranked]:
+        ranked.insert(0, (entry.token_id, entry.logprob, None))  # type: ignore[arg-type]
+    return {
+        str(token_id): {"logprob": logprob, "rank": rank, "decoded_token": tokenizer.token_text(token_id)}
+        for token_id, logprob, rank in ranked
+    }

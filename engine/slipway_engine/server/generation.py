@@ -1,15 +1,16 @@
-"""One HTTP request's sequences: submitted together, read as text, stopped, freed for certain."""
+"""One HTTP request's choices: submitted together, read as text, stopped, freed for certain."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NoReturn
 
-from slipway_engine.core.messages import NewRequest, RequestOutput, TokenLogprob
+from slipway_engine.core.messages import NewRequest, Pooling, RequestOutput, TokenLogprob
 from slipway_engine.errors import RequestError
 from slipway_engine.process.client import CoreClient, CoreFailed
-from slipway_engine.sampling import MAX_SEED, SamplingParams
+from slipway_engine.sampling import SamplingParams
 from slipway_engine.server.mailbox import Mailbox
 from slipway_engine.server.metrics import Metrics
 from slipway_engine.tokenizer.detokenize import TextStream
@@ -17,13 +18,19 @@ from slipway_engine.tokenizer.detokenize import TextStream
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What is new of one sequence. `finish_reason` and `stop_reason` come with the last."""
+    """What is new of one choice. `finish_reason` and `stop_reason` come with the last.
+
+    `prompt_logprobs` come with a choice's first delta, where they were asked for: one for each token of the
+    prompt but the first.
+    """
 
     index: int
     text: str
     logprobs: Sequence[TokenLogprob] = ()
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    prompt_logprobs: Sequence[TokenLogprob] | None = None
+    embedding: tuple[float, ...] | None = None
 
 
 @dataclass(slots=True)
@@ -54,12 +61,13 @@ class Usage:
 
 @dataclass(slots=True)
 class _Sequence:
-    """One sequence while it runs."""
+    """One choice while it runs."""
 
     index: int
     request: NewRequest
     text: TextStream
     tokens: int = 0
+    begun: bool = False
     first_token: float = 0.0
     last_token: float = 0.0
 
@@ -78,39 +86,49 @@ class _Sequence:
 
 
 @dataclass(frozen=True, slots=True)
+class Prompt:
+    """One prompt; `text` is None where the client sent token ids."""
+
+    token_ids: tuple[int, ...]
+    text: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
-    """What to generate: `n` sequences for each prompt; choices are numbered prompt by prompt."""
+    """What to generate: `sampling.n` choices for each prompt, numbered prompt by prompt."""
 
     request_id: str
-    prompts: Sequence[Sequence[int]]
-    n: int
+    prompts: Sequence[Prompt]
     sampling: SamplingParams
-    new_text: Callable[[], TextStream]
+    new_text: Callable[[Prompt], TextStream]
     arrival: float
     priority: int = 0
     cache_salt: str = ""
+    prompt_logprobs: int | None = None
+    deadline: float | None = None
+    pooling: Pooling | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many choices the answer has."""
+        return len(self.prompts) * self.sampling.n
 
     def requests(self) -> list[NewRequest]:
-        """Return one request for each choice."""
+        """Return one request for each prompt. Raises RequestError."""
         return [
             NewRequest(
-                f"{self.request_id}-{at * self.n + turn}",
-                tuple(prompt),
-                self._seeded(turn),
+                f"{self.request_id}-{at}",
+                prompt.token_ids,
+                self.sampling,
                 self.arrival,
                 self.priority,
                 self.cache_salt,
+                self.prompt_logprobs,
+                self.deadline,
+                self.pooling,
             )
             for at, prompt in enumerate(self.prompts)
-            for turn in range(self.n)
         ]
-
-    def _seeded(self, turn: int) -> SamplingParams:
-        """Return the sampling of one of `n` answers: each has a seed of its own, derived from it."""
-        seed = self.sampling.seed
-        if seed is None or turn == 0:
-            return self.sampling
-        return replace(self.sampling, seed=(seed + turn) % MAX_SEED)
 
 
 @dataclass(slots=True, eq=False)
@@ -124,14 +142,15 @@ class Generation:
     usage: Usage = field(default_factory=Usage)
     finishes: list[str] = field(default_factory=list)
     first_token_seconds: float | None = None
-    _open: dict[str, _Sequence] = field(default_factory=dict)
+    _open: dict[tuple[str, int], _Sequence] = field(default_factory=dict)
+    _scores: dict[str, list[TokenLogprob]] = field(default_factory=dict)
 
     async def deltas(self) -> AsyncGenerator[Delta]:
-        """Yield what is new, sequence by sequence as it comes. Raises RequestError.
+        """Yield what is new, choice by choice as it comes. Raises RequestError.
 
         However this ends, nothing of the job is left in the core.
         """
-        self.usage.prompt_tokens = sum(map(len, self.job.prompts))
+        self.usage.prompt_tokens = sum(len(prompt.token_ids) for prompt in self.job.prompts)
         try:
             self._submit()
             while self._open:
@@ -142,8 +161,13 @@ class Generation:
             self._abandon()
 
     def _submit(self) -> None:
-        for index, request in enumerate(self.job.requests()):
-            self._open[request.request_id] = _Sequence(index, request, self.job.new_text())
+        n = self.job.sampling.n
+        for at, (request, prompt) in enumerate(zip(self.job.requests(), self.job.prompts, strict=True)):
+            self._scores[request.request_id] = []
+            for choice in range(n):
+                self._open[request.request_id, choice] = _Sequence(
+                    at * n + choice, request, self.job.new_text(prompt)
+                )
             try:
                 self.client.submit(request, self.mailbox.put)
             except CoreFailed as error:
@@ -151,26 +175,35 @@ class Generation:
 
     def _abandon(self) -> None:
         if self._open:
-            self.client.abort(tuple(self._open))
+            self.client.abort(tuple({request_id for request_id, _ in self._open}))
         for sequence in self._open.values():
             self._close(sequence, "abort")
         self._open.clear()
 
     def _read(self, output: RequestOutput) -> Delta | None:
-        sequence = self._open.get(output.request_id)
+        sequence = self._open.get((output.request_id, output.index))
+        if output.error is not None:
+            self._fail(output, output.error)
         if sequence is None:  # ended at a stop string while this was on its way
             return None
-        if output.error is not None:
-            self._close(self._open.pop(output.request_id), "error")
-            raise RequestError(
-                output.error, param=output.error_param, code=output.error_code, status=output.error_status
-            )
+        self._scores[output.request_id] += output.prompt_logprobs
         self._time(sequence, output)
         return self._advance(sequence, output)
 
+    def _fail(self, output: RequestOutput, sentence: str) -> NoReturn:
+        for key in [key for key in self._open if key[0] == output.request_id]:
+            self._close(self._open.pop(key), "error")
+        raise RequestError(
+            sentence,
+            param=output.error_param,
+            code=output.error_code,
+            status=output.error_status,
+            retry_after=output.retry_after,
+        )
+
     def _advance(self, sequence: _Sequence, output: RequestOutput) -> Delta | None:
         # The token that ends a sequence is counted, but it is no part of the text.
-        ending = 1 if output.finish_reason == "stop" else 0
+        ending = 1 if output.finish_reason == "stop" and output.new_token_ids else 0
         shown = output.new_token_ids[: len(output.new_token_ids) - ending]
         text, taken, stop = sequence.read(shown, last=output.finish_reason is not None)
         tokens = taken if stop is not None else len(output.new_token_ids)
@@ -178,17 +211,26 @@ class Generation:
         self.usage.completion_tokens += tokens
         finish = "stop" if stop is not None else output.finish_reason
         if finish is not None:
-            self._finish(sequence, finish, still_running=output.finish_reason is None)
+            self._finish(sequence, output.index, finish, still_running=output.finish_reason is None)
         logprobs = output.logprobs[:taken]
         if not text and not logprobs and finish is None:
             return None
-        return Delta(sequence.index, text, logprobs, finish, output.stop_reason if stop is None else stop)
+        reason = output.stop_reason if stop is None else stop
+        return Delta(
+            sequence.index, text, logprobs, finish, reason, self._first_scores(sequence), output.embedding
+        )
 
-    def _finish(self, sequence: _Sequence, reason: str, *, still_running: bool) -> None:
+    def _first_scores(self, sequence: _Sequence) -> Sequence[TokenLogprob] | None:
+        if sequence.begun or self.job.prompt_logprobs is None:
+            return None
+        sequence.begun = True
+        return self._scores[sequence.request.request_id]
+
+    def _finish(self, sequence: _Sequence, choice: int, reason: str, *, still_running: bool) -> None:
         name = sequence.request.request_id
-        del self._open[name]
+        del self._open[name, choice]
         if still_running:
-            self.client.abort((name,))
+            self.client.stop_choice(name, choice)
         self._close(sequence, reason)
 
     def _time(self, sequence: _Sequence, output: RequestOutput) -> None:
@@ -196,18 +238,20 @@ class Generation:
         count = len(output.new_token_ids)
         if count and not sequence.first_token:
             sequence.first_token = now
-            waited = now - self.job.arrival
-            self.first_token_seconds = self.first_token_seconds or waited
-            self.metrics.time_to_first_token.observe(waited)
-            self.metrics.queue_time.observe(output.queue_seconds)
-            self.metrics.prefill_time.observe(output.prefill_seconds)
-            if sequence.index % self.job.n == 0:
-                self.usage.cached_tokens += output.cached_tokens
+            self._time_first(output, now - self.job.arrival)
         elif count:
             each = (now - sequence.last_token) / count
             for _ in range(count):
                 self.metrics.inter_token_latency.observe(each)
         sequence.last_token = now
+
+    def _time_first(self, output: RequestOutput, waited: float) -> None:
+        self.first_token_seconds = self.first_token_seconds or waited
+        self.metrics.time_to_first_token.observe(waited)
+        if output.index == 0:
+            self.metrics.queue_time.observe(output.queue_seconds)
+            self.metrics.prefill_time.observe(output.prefill_seconds)
+            self.usage.cached_tokens += output.cached_tokens
 
     def _close(self, sequence: _Sequence, reason: str) -> None:
         now = time.monotonic()
@@ -217,4 +261,5 @@ class Generation:
         self.metrics.generation_length.observe(sequence.tokens)
         if reason in ("stop", "length"):
             self.metrics.e2e_latency.observe(now - self.job.arrival)
-            self.metrics.decode_time.observe(now - sequence.first_token)
+            if sequence.first_token:
+                self.metrics.decode_time.observe(now - sequence.first_token)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from math import ceil
 from typing import Any
 
 from pydantic import ValidationError
@@ -31,8 +32,9 @@ def error_response(error: RequestError, headers: Mapping[str, str] | None = None
     response = Response(
         json.dumps(error_body(error)).encode(), error.status, headers, media_type="application/json"
     )
-    if error.status in RETRY_SECONDS:
-        response.headers["Retry-After"] = str(RETRY_SECONDS[error.status])
+    wait = error.retry_after if error.retry_after is not None else RETRY_SECONDS.get(error.status)
+    if wait is not None:
+        response.headers["Retry-After"] = str(max(1, ceil(wait)))
     return response
 
 
@@ -81,6 +83,8 @@ def _sentence(field: str, detail: ErrorDetails) -> str:
             return f"{field} is missing; it is required."
         case "json_invalid":
             return f"The body is not valid JSON: {detail['ctx']['error']}."
+        case "greater_than":
+            return f"{field} is {_shown(detail['input'])}; it must be greater than {detail['ctx']['gt']}."
         case "greater_than_equal":
             return f"{field} is {_shown(detail['input'])}; it must be at least {detail['ctx']['ge']}."
         case "less_than_equal":

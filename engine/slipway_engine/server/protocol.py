@@ -14,17 +14,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from slipway_engine.errors import RequestError
 from slipway_engine.sampling import MAX_LOGPROBS, SamplingParams
+from slipway_engine.server.messages import ChatMessage, Name, Tool
 from slipway_engine.server.problems import from_validation
 
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 512
 MAX_STOP_IDS = 128
 MAX_N = 128
-MAX_NAME = 256
 MAX_BIASES = 1024
+MAX_TOOLS = 128
 
-Name = Annotated[str, Field(max_length=MAX_NAME)]
-Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400)]
 TokenIds = Annotated[list[int], Field(max_length=MAX_STOP_IDS)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARACTERS)]
 
@@ -55,8 +56,17 @@ class _Common(BaseModel):
     frequency_penalty: float | None = None
     logit_bias: Annotated[dict[str, float], Field(max_length=MAX_BIASES)] | None = None
     seed: int | None = None
+    timeout: Seconds | None = (
+        None  # the request then ends with 504; the header X-Request-Timeout does the same
+    )
 
     # vLLM's extensions
+    best_of: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
+    use_beam_search: bool | None = None
+    beam_width: int | None = None
+    length_penalty: float | None = None
+    early_stopping: bool | None = None
+    prompt_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     top_k: int | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
@@ -94,25 +104,42 @@ class _Common(BaseModel):
         """Return how many alternatives to report for each token; None for no log-probabilities at all."""
         raise NotImplementedError
 
-    def sampling(self, max_tokens: int, vocab_size: int) -> SamplingParams:
-        """Return what the core is to do. Raises RequestError."""
-        given = {
-            name: value
-            for name in _PASSED_ON
-            if (value := getattr(self, name)) is not None and name in SamplingParams.__dataclass_fields__
-        }
+    def wanted_prompt_logprobs(self) -> int | None:
+        """Return how many alternatives to compute for each token of the prompt; None for nothing of it."""
+        if self.prompt_logprobs is not None and self.stream:
+            raise RequestError(
+                "prompt_logprobs does not go with stream: true; leave one out.", param="prompt_logprobs"
+            )
+        return self.prompt_logprobs
+
+    def sampling(self, max_tokens: int, vocab_size: int, defaults: Mapping[str, Any]) -> SamplingParams:
+        """Return what the core is to do; `defaults` hold where the request is silent. Raises RequestError."""
+        width = self._beam_width()
+        # A search takes the most likely tokens: what is meant for sampling does not concern it.
+        values = dict(defaults) if width is None else {"temperature": 0.0}
+        values |= {name: value for name in _PASSED_ON if (value := getattr(self, name)) is not None}
         return SamplingParams(
             max_tokens=max_tokens,
             logprobs=self.wanted_logprobs(),
             stop_token_ids=_within("stop_token_ids", tuple(self.stop_token_ids or ()), vocab_size),
             logit_bias=_bias(self.logit_bias or {}, vocab_size),
-            **given,
+            beam_width=width,
+            **values,
         )
+
+    def _beam_width(self) -> int | None:
+        """Return the number of beams: `beam_width`, or `n` as with vLLM; None where nothing is searched."""
+        if self.use_beam_search:
+            return self.beam_width or self.n or 1
+        for name in ("beam_width", "length_penalty", "early_stopping"):
+            if getattr(self, name) is not None:
+                raise RequestError(f"{name} needs use_beam_search: true.", param=name)
+        return None
 
 
 _PASSED_ON = (
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty",
-    "seed", "ignore_eos", "min_tokens",
+    "seed", "ignore_eos", "min_tokens", "n", "best_of", "length_penalty", "early_stopping",
 )  # fmt: skip
 
 
@@ -120,32 +147,28 @@ class CompletionRequest(_Common):
     """POST /v1/completions. `prompt`: a text, a list of texts, a list of token ids, or a list of those."""
 
     prompt: Any
+    echo: bool | None = None
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
     def wanted_logprobs(self) -> int | None:
         """Return how many alternatives to report for each token."""
         return self.logprobs
 
-
-class ChatMessage(BaseModel):
-    """One message; `content` is a text or a list of `{"type": "text", "text": ...}`."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Any = None
-    name: Name | None = None
-    refusal: None = None
-    annotations: Annotated[list[Any], Field(max_length=0)] | None = None
-    audio: None = None
-    function_call: None = None
-    tool_calls: Annotated[list[Any], Field(max_length=0)] | None = None
+    def wanted_prompt_logprobs(self) -> int | None:
+        """Return how many alternatives to compute for each token of the prompt; None for nothing of it."""
+        wanted = super().wanted_prompt_logprobs()
+        if not self.echo or (self.logprobs is None and self.max_tokens != 0):
+            return wanted
+        return max(wanted or 0, self.logprobs or 0)
 
 
 class ChatRequest(_Common):
     """POST /v1/chat/completions."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
@@ -158,6 +181,26 @@ class ChatRequest(_Common):
             raise RequestError("top_logprobs needs logprobs: true.", param="top_logprobs")
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    def offered_tools(self) -> list[Tool]:
+        """Return the tools that the model may call in this answer. Raises RequestError."""
+        if self.tool_choice not in (None, "auto", "none"):
+            raise RequestError(
+                "tool_choice can be 'auto' or 'none': this server constrains no answers, so it can force no "
+                "call. Send 'auto' and ask for the call in a message.",
+                param="tool_choice",
+                code="unsupported_value",
+            )
+        tools = self.tools or []
+        for at, tool in enumerate(tools):
+            if tool.function.strict:
+                raise RequestError(
+                    f"tools.{at}.function.strict is true: this server constrains no answers, so "
+                    "arguments may miss their schema. Leave strict out, and check what comes.",
+                    param="tools",
+                    code="unsupported_value",
+                )
+        return [] if self.tool_choice == "none" else tools
+
 
 class TokenizeRequest(BaseModel):
     """POST /tokenize: a text, or messages to be put through the chat template."""
@@ -167,8 +210,26 @@ class TokenizeRequest(BaseModel):
     model: Name | None = None
     prompt: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS)] | None = None
     add_special_tokens: bool | None = None
+    add_generation_prompt: bool | None = None
+    chat_template_kwargs: dict[Name, Any] | None = None
     return_token_strs: bool | None = None
+
+
+class EmbeddingRequest(BaseModel):
+    """POST /v1/embeddings. `input`: a text, a list of texts, a list of token ids, or a list of those."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    model: Name | None = None
+    input: Any
+    encoding_format: Literal["float", "base64"] | None = None
+    add_special_tokens: bool | None = None
+    priority: Annotated[int, Field(ge=-(2**31), le=2**31)] | None = None
+    cache_salt: Name | None = None
+    timeout: Seconds | None = None
+    user: Name | None = None
 
 
 class DetokenizeRequest(BaseModel):
@@ -180,18 +241,17 @@ class DetokenizeRequest(BaseModel):
     tokens: list[int]
 
 
-_NO_TOOLS = "{} is not supported: this server calls no tools. Remove it, or describe the tools in a message."
+_NO_TOOLS = "{} is for /v1/chat/completions, whose template tells the model of tools."
+_OLD_TOOLS = "{} is OpenAI's old form; send tools and tool_choice."
 _REFUSED: Mapping[str, str] = {
     "tools": _NO_TOOLS,
     "tool_choice": _NO_TOOLS,
     "parallel_tool_calls": _NO_TOOLS,
-    "functions": _NO_TOOLS,
-    "function_call": _NO_TOOLS,
-    "echo": "{} is not supported; put the prompt in front of the answer yourself.",
+    "functions": _OLD_TOOLS,
+    "function_call": _OLD_TOOLS,
+    "echo": "{} is for /v1/completions; a chat's prompt is not shown.",
+    "dimensions": "{} is not supported: embeddings have the model's own length.",
     "suffix": "{} is not supported: this server continues a prompt, it does not fill a gap.",
-    "best_of": "{} is not supported; ask for n answers with logprobs and choose among them.",
-    "prompt_logprobs": "{} is not supported; logprobs reports those of the answer's tokens.",
-    "use_beam_search": "{} is not supported; remove it to sample.",
     "response_format": "{} can only be {{'type': 'text'}}: this server does not constrain answers.",
     "guided_json": "{} is not supported: this server does not constrain the answer's format.",
     "guided_regex": "{} is not supported: this server does not constrain the answer's format.",
@@ -214,16 +274,16 @@ RequestT = TypeVar("RequestT", bound=BaseModel)
 def parse(kind: type[RequestT], body: bytes) -> RequestT:
     """Return the request in a JSON body. Raises RequestError."""
     try:
-        return kind.model_validate(_supported(_json_object(body)))
+        return kind.model_validate(_supported(_json_object(body), kind))
     except ValidationError as error:
         raise from_validation(error) from error
 
 
-def _supported(values: Mapping[str, Any]) -> dict[str, Any]:
+def _supported(values: Mapping[str, Any], kind: type[BaseModel]) -> dict[str, Any]:
     """Return the fields without those that ask for nothing; refuse those that ask for what there is not."""
     kept = {}
     for name, value in values.items():
-        if name not in _REFUSED:
+        if name not in _REFUSED or name in kind.model_fields:
             kept[name] = value
         elif not _asks_for_nothing(name, value, values):
             raise RequestError(_REFUSED[name].format(name), param=name, code="unsupported_field")
@@ -231,8 +291,6 @@ def _supported(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _asks_for_nothing(name: str, value: Any, values: Mapping[str, Any]) -> bool:
-    if name == "best_of" and value == (values.get("n") or 1):
-        return True
     if name in ("tool_choice", "parallel_tool_calls") and not values.get("tools"):
         return True
     return value in _NOT_ASKED
@@ -268,37 +326,3 @@ def _within(name: str, token_ids: tuple[int, ...], vocab_size: int) -> tuple[int
                 f"{name} has the token id {shown}; the vocabulary's are 0 to {vocab_size - 1}.", param=name
             )
     return token_ids
-
-
-def messages_for_template(messages: list[ChatMessage]) -> list[dict[str, Any]]:
-    """Return the messages as chat templates expect them: role and one text each."""
-    return [_for_template(at, message) for at, message in enumerate(messages)]
-
-
-def _for_template(at: int, message: ChatMessage) -> dict[str, Any]:
-    # "developer" is OpenAI's newer word for what models were trained to read as "system".
-    role = "system" if message.role == "developer" else message.role
-    plain = {"role": role, "content": _text(f"messages.{at}.content", message)}
-    return plain | ({"name": message.name} if message.name is not None else {})
-
-
-def _text(field: str, message: ChatMessage) -> str:
-    content = message.content
-    if isinstance(content, str):
-        return content
-    if content is None and message.role == "assistant":
-        return ""
-    if isinstance(content, list) and content:
-        return "\n".join(_part(f"{field}.{at}", part) for at, part in enumerate(content))
-    raise RequestError(f'{field} must be a text or a list of {{"type": "text", "text": ...}}.', param=field)
-
-
-def _part(field: str, part: object) -> str:
-    if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
-        text: str = part["text"]
-        return text
-    kind = part.get("type") if isinstance(part, dict) else None
-    raise RequestError(
-        f'{field} is of type {str(kind)[:40]!r}; this model reads text: {{"type": "text", "text": ...}}.',
-        param=field,
-    )

@@ -10,18 +10,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Any
 
 from slipway_engine.config import EngineConfig
-from slipway_engine.core.messages import Ready
-from slipway_engine.errors import EngineError, InvalidArgument, RequestError
+from slipway_engine.core.messages import Pooling, Ready
+from slipway_engine.errors import EngineError, RequestError
 from slipway_engine.process.client import CoreClient, CoreCommand, CoreFailed, CoreState, Health
-from slipway_engine.server.generation import Generation, Job
+from slipway_engine.sampling import SamplingParams
+from slipway_engine.server.defaults import sampling_defaults
+from slipway_engine.server.generation import Generation, Job, Prompt
 from slipway_engine.server.metrics import Metrics
 from slipway_engine.server.protocol import ChatRequest, CompletionRequest
 from slipway_engine.server.settings import ServerSettings
-from slipway_engine.tokenizer.chat import ChatTemplate
+from slipway_engine.server.templates import Templates
 from slipway_engine.tokenizer.detokenize import StopAutomaton, TextStream
 from slipway_engine.tokenizer.load import load_tokenizer
 from slipway_engine.tokenizer.tokenizer import Tokenizer
@@ -44,7 +44,8 @@ class Model:
 
     ready: Ready
     tokenizer: Tokenizer
-    template: ChatTemplate | None
+    templates: Templates
+    defaults: dict[str, float]
 
 
 class Service:
@@ -72,12 +73,13 @@ class Service:
     async def load(self) -> None:
         """Load model and tokenizer. Raises EngineError, CoreFailed."""
         await self.client.start(self.config, self._command)
+        settings = self.settings
         tokenizer = await asyncio.to_thread(load_tokenizer, self.config.model)
-        template = self._template(tokenizer)
-        if template is not None:
-            await template.warm()
+        defaults = sampling_defaults(settings.generation_config, self.config.model)
+        templates = Templates(tokenizer, file=settings.chat_template, parser=settings.tool_call_parser)
+        await templates.warm()
         ready = await self.client.wait_ready()
-        self._model = Model(ready, tokenizer, template)
+        self._model = Model(ready, tokenizer, templates, defaults)
         log.info(
             "The model is loaded.",
             extra={
@@ -86,6 +88,7 @@ class Service:
                 "kv_blocks": ready.num_kv_blocks,
                 "dtype": ready.dtype,
                 "device": ready.device,
+                "sampling_defaults": defaults,
             },
         )
 
@@ -101,8 +104,8 @@ class Service:
 
     async def close(self) -> None:
         """End the core and the template's worker."""
-        if self._model is not None and self._model.template is not None:
-            await self._model.template.close()
+        if self._model is not None:
+            await self._model.templates.close()
         await self.client.close()
 
     @property
@@ -164,25 +167,59 @@ class Service:
                 status=404,
             )
 
+    def check_generates(self) -> None:
+        """Refuse to generate text with a model that makes embeddings."""
+        if self.model.ready.pooling is not None:
+            raise RequestError(
+                "This model makes embeddings and generates no text; use /v1/embeddings.",
+                code="embedding_model",
+            )
+
+    def pooling(self) -> Pooling:
+        """Return how the model makes embeddings. Raises RequestError where it makes none."""
+        pooling = self.model.ready.pooling
+        if pooling is None:
+            raise RequestError(
+                "This model generates text and makes no embeddings; serve one with a sentence-transformers "
+                "configuration (modules.json), or use /v1/completions.",
+                code="no_embedding_model",
+            )
+        return pooling
+
+    def shown(self, prompt: Prompt) -> str:
+        """Return a prompt as text."""
+        if prompt.text is not None:
+            return prompt.text
+        return self.model.tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
+
     def job(
         self,
         kind: str,
         request: CompletionRequest | ChatRequest,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         arrival: float,
+        *,
+        deadline: float | None = None,
+        shown: Sequence[str] = (),
     ) -> Job:
-        """Return what the core has to do for a request. Raises RequestError."""
+        """Return what the core has to do for a request. `shown`: special tokens to keep in the text.
+
+        Raises RequestError.
+        """
         model = self.model
-        n = request.n or 1
-        self._check_count(len(prompts) * n)
-        tokens = self._max_tokens(request, max(map(len, prompts)))
-        sampling = request.sampling(tokens, model.ready.vocab_size)
+        tokens = self._max_tokens(request, max(len(prompt.token_ids) for prompt in prompts))
+        sampling = request.sampling(tokens, model.ready.vocab_size, model.defaults)
+        self._check_count(len(prompts), sampling)
         stops = request.stops()
         automaton = StopAutomaton(stops) if stops else None
 
-        def new_text() -> TextStream:
+        def new_text(prompt: Prompt) -> TextStream:
             return TextStream(
-                model.tokenizer.detokenizer(skip_special_tokens=request.skip_special_tokens is not False),
+                model.tokenizer.detokenizer(
+                    skip_special_tokens=request.skip_special_tokens is not False,
+                    shown=shown,
+                    after=prompt.token_ids,
+                ),
                 automaton,
                 keep_stop=bool(request.include_stop_str_in_output),
                 ignore_stops_for=sampling.min_tokens,
@@ -191,26 +228,18 @@ class Service:
         return Job(
             f"{kind}-{uuid.uuid4().hex}",
             prompts,
-            n,
             sampling,
             new_text,
             arrival,
             request.priority or 0,
             request.cache_salt or "",
+            request.wanted_prompt_logprobs(),
+            deadline,
         )
 
     @contextmanager
     def run(self, job: Job) -> Iterator[Generation]:
-        """Keep a generation in the books while it runs. Raises RequestError where the queue is full."""
-        ready = self.model.ready
-        limit = ready.max_num_seqs + self.config.max_waiting
-        wanted = len(job.prompts) * job.n
-        if self.client.outstanding + wanted > limit:
-            raise RequestError(
-                f"{self.client.outstanding} sequences run or wait and {limit} may; try again later.",
-                code="queue_full",
-                status=429,
-            )
+        """Keep a generation in the books while it runs."""
         generation = Generation(job, self.client, self.metrics)
         self._running.add(generation)
         try:
@@ -226,23 +255,12 @@ class Service:
             raise _too_long(f"more than {limit}", limit, param)
         return await asyncio.to_thread(model.tokenizer.encode, text, add_special_tokens=add_special_tokens)
 
-    async def render(self, messages: list[dict[str, Any]], variables: dict[str, Any] | None) -> str:
-        """Return the prompt for a chat. Raises RequestError."""
-        template = self.model.template
-        if template is None:
-            raise RequestError(
-                "This model has no chat template; use /v1/completions, or start with --chat-template FILE.",
-                param="messages",
-                code="no_chat_template",
-            )
-        return await template.render(messages, variables)
-
-    def check_prompt(self, prompt: Sequence[int], param: str) -> None:
-        """Refuse a prompt that is empty, too long, or made of ids that are no tokens."""
+    def check_prompt(self, prompt: Sequence[int], param: str, *, room: int = 1) -> None:
+        """Refuse a prompt that is empty, leaves no room for an answer, or has ids that are no tokens."""
         ready = self.model.ready
         if not prompt:
             raise RequestError(f"{param} is empty; send at least one token.", param=param)
-        if len(prompt) >= ready.max_model_len:
+        if len(prompt) + room > ready.max_model_len:
             raise _too_long(str(len(prompt)), ready.max_model_len, param)
         if min(prompt) < 0 or max(prompt) >= ready.vocab_size:
             raise RequestError(f"{param} has token ids outside 0 to {ready.vocab_size - 1}.", param=param)
@@ -264,18 +282,15 @@ class Service:
             )
         return wanted
 
-    def _check_count(self, sequences: int) -> None:
-        if sequences > self.settings.max_sequences:
+    def _check_count(self, prompts: int, sampling: SamplingParams) -> None:
+        sequences, limit = prompts * sampling.sequences, self.settings.max_sequences
+        if sequences > limit:
             raise RequestError(
-                f"n x prompts is {sequences} sequences; a request may ask for {self.settings.max_sequences}.",
+                f"n x prompts is {sequences} sequences (best_of and beams count); at most {limit} may be.",
                 param="n",
             )
-
-    def _template(self, tokenizer: Tokenizer) -> ChatTemplate | None:
-        source = tokenizer.chat_template
-        if self.settings.chat_template is not None:
-            source = _read_template(self.settings.chat_template)
-        return ChatTemplate(source, tokenizer.special.for_template()) if source is not None else None
+        if sampling.max_tokens == 0 and sampling.sequences > 1:
+            raise RequestError("max_tokens is 0, so there is one answer at most; leave n out.", param="n")
 
 
 def _draining(sentence: str) -> RequestError:
@@ -288,10 +303,3 @@ def _too_long(length: str, limit: int, param: str) -> RequestError:
         param=param,
         code="context_length_exceeded",
     )
-
-
-def _read_template(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgument(f"--chat-template {path} cannot be read: {error}.") from error

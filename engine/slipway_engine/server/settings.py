@@ -22,6 +22,12 @@ class ServerSettings:
         body_seconds: how long a client may take to send its body.
         least_step_seconds: a step may always last this long before `/health` fails.
         chat_template: a Jinja file to use in place of the model's own template.
+        tool_call_parser: how the model writes calls of tools; "auto" tells it from the template.
+        generation_config: whose sampling defaults hold; "auto" is the model's, "none" are OpenAI's.
+        log_prompts: whether prompts are written to the log.
+        metrics_aliases: a second prefix under which the metrics are shown, as "vllm".
+        profile_dir: where traces of the core are written; None allows none.
+        otlp_endpoint: where spans are sent, over HTTP; None for nowhere.
     """
 
     host: str = "127.0.0.1"
@@ -33,4 +39,10 @@ class ServerSettings:
     body_seconds: float = 60.0
     least_step_seconds: float = LEAST_ALLOWED_SECONDS
     chat_template: Path | None = None
+    tool_call_parser: str = "auto"
+    generation_config: str = "auto"
+    log_prompts: bool = False
+    metrics_aliases: tuple[str, ...] = ()
+    profile_dir: Path | None = None
+    otlp_endpoint: str | None = None
     log_format: str = "auto"

@@ -32,6 +32,12 @@ def main(model, core, port, *settings):
         body_seconds=float(pairs.get("body_seconds", 60)),
         least_step_seconds=float(pairs.get("least_step_seconds", 10)),
         chat_template=Path(template) if template else None,
+        tool_call_parser=pairs.get("tool_call_parser", "auto"),
+        generation_config=pairs.get("generation_config", "auto"),
+        log_prompts="log_prompts" in pairs,
+        metrics_aliases=tuple(filter(None, [pairs.get("metrics_aliases")])),
+        profile_dir=Path(pairs["profile_dir"]) if "profile_dir" in pairs else None,
+        otlp_endpoint=pairs.get("otlp_endpoint"),
     )
     return serve(config, server, CoreCommand(core=f"echo_core:{core}", log_format="json"))
 

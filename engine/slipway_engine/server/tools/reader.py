@@ -44,6 +44,8 @@ class ToolReader:
 
     def finish(self, *, cut: bool) -> list[Event]:
         """Return the rest. `cut`: the answer ended at a limit, not by the model's own will."""
+        if cut and self._step == self._in_text and (tail := _overlap(self._text, self._dialect.begin)):
+            self._text = self._text[:-tail].rstrip(_SPACE)
         rest = self._mark + self._tried + self._text
         undecided = bool(self._mark + self._tried) or self._step == self._at_start
         # Behind a call nothing but white space is no text either.

@@ -2,7 +2,8 @@
 
 `EchoCore` repeats the prompt's tokens, one a step; choice i of n begins at the prompt's token i. Token ids of
 the prompt steer it: `HANG` makes the step last `SLIPWAY_TEST_HANG` seconds, `CRASH` raises in it, `DIE` ends
-the process.
+the process. A prompt's token at position i has the log-probability -i / 4, with `SLIPWAY_TEST_POOLING` set a
+prompt's embedding is its length, 0.5 and -1.
 """
 
 import os
@@ -31,6 +32,7 @@ class EchoCore:
             device="cpu",
             eos_token_ids=(2,),
             load_seconds={"weights": 0.1},
+            pooling=os.environ.get("SLIPWAY_TEST_POOLING"),
         )
         self.step_seconds = float(os.environ.get("SLIPWAY_TEST_STEP", "0.001"))
         self.waiting, self.running, self.tokens, self.open = [], {}, {}, {}
@@ -38,13 +40,16 @@ class EchoCore:
 
     def add_request(self, request):
         if len(self.waiting) >= self.max_waiting:
-            raise RequestError("The queue is full; try again later.", code="queue_full", status=429)
+            raise RequestError(
+                "The queue is full; try again later.", code="queue_full", status=429, retry_after=6.5
+            )
         self.waiting.append(request)
 
     def abort(self, request_ids):
         for name in request_ids:
             self.running.pop(name, None)
             self.tokens.pop(name, None)
+            self.open.pop(name, None)
             self.waiting = [request for request in self.waiting if request.request_id != name]
 
     def stop_choices(self, choices):
@@ -79,9 +84,38 @@ class EchoCore:
             os._exit(7)
 
     def _advance(self, request):
-        out, sampling = self.tokens[request.request_id], request.sampling
+        name, out, sampling = request.request_id, self.tokens[request.request_id], request.sampling
+        if request.deadline is not None and time.monotonic() > request.deadline:
+            self.abort([name])
+            late = {
+                "error": "The deadline has passed.",
+                "error_code": "deadline_exceeded",
+                "error_status": 504,
+            }
+            return [RequestOutput(name, finish_reason="error", **late)]
+        if request.pooling:
+            self.abort([name])
+            vector = (float(len(request.prompt_token_ids)), 0.5, -1.0)
+            return [RequestOutput(name, finish_reason="stop", embedding=vector)]
+        scores = [] if out or request.prompt_logprobs is None else self._scores(request)
+        if not request.generates:
+            self.abort([name])
+            return [*scores, RequestOutput(name, finish_reason="length")]
         out.append(None)
-        return [self._choice(request, index, sampling) for index in sorted(self.open[request.request_id])]
+        return [*scores, *(self._choice(request, index, sampling) for index in sorted(self.open[name]))]
+
+    def _scores(self, request):
+        """Return the prompt's log-probabilities, three tokens an output."""
+        entries = [
+            TokenLogprob(
+                token,
+                -at / 4,
+                tuple((token + rank, -at / 4 - rank) for rank in range(request.prompt_logprobs)),
+            )
+            for at, token in enumerate(request.prompt_token_ids)
+        ][1:]
+        pieces = [entries[at : at + 3] for at in range(0, len(entries), 3)]
+        return [RequestOutput(request.request_id, prompt_logprobs=tuple(piece)) for piece in pieces]
 
     def _choice(self, request, index, sampling):
         name, length = request.request_id, len(self.tokens[request.request_id])
@@ -116,7 +150,7 @@ class EchoCore:
 
     def stats(self):
         return CoreStats(
-            num_requests_running=len(self.running),
+            num_requests_running=sum(len(self.open[name]) for name in self.running),
             num_requests_waiting=len(self.waiting),
             kv_blocks_used=sum(
                 -(-(len(r.prompt_token_ids) + len(self.tokens[n])) // self.block_size)
