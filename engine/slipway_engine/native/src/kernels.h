@@ -81,6 +81,7 @@ struct Attend {
   int64_t split, split_end;
   float* partial;          // [split, token * group][padded_dim + 16], or null: all splits are here, write `out`
   int64_t partial_stride;  // from split to split
+  const Attend* next = nullptr;  // what this thread is likely to do after it, to be fetched meanwhile
 };
 
 struct Kernels {

@@ -222,8 +222,14 @@ void Model::place_heads(int64_t token, const Layer& layer, int64_t index, const 
 }
 
 void Model::attention(int thread, const Layer& layer, int64_t index, const slipway_step& step) {
-  pool_.share(thread, tasks_.size(),
-              [&](int64_t i) { kernels_.attend(attend_of(tasks_[i], layer, index, step), scratch(thread)); });
+  pool_.share(thread, tasks_.size(), [&](int64_t i) {
+    Attend a = attend_of(tasks_[i], layer, index, step), next;
+    if (i + 1 < (int64_t)tasks_.size()) {
+      next = attend_of(tasks_[i + 1], layer, index, step);
+      a.next = &next;
+    }
+    kernels_.attend(a, scratch(thread));
+  });
   if (merges_.empty()) return;
   const int group = config_.heads / config_.kv_heads;
   pool_.share(thread, (int64_t)merges_.size() * group, [&](int64_t i) {
@@ -242,7 +248,7 @@ Attend Model::attend_of(const Task& task, const Layer& layer, int64_t index, con
           step.blocks + (int64_t)task.sequence * step.table_width, (Kv)config_.kv,
           config_.input_bytes == 1 ? 1 : 2, config_.attention_scale,
           config_.attention_softcap, layer.window, task.split, task.split_end,
-          task.partial < 0 ? nullptr : partials_.get() + task.partial, group * (padded_dim_ + kLanes)};
+          task.partial < 0 ? nullptr : partials_.get() + task.partial, group * (padded_dim_ + kLanes), nullptr};
 }
 
 // After the last layer's attention only the rows that bring logits go on.

@@ -10,6 +10,7 @@ constexpr int kTileVectors = 1, kTileRows = SLIPWAY_TILE_ROWS;       // f32 tile
 constexpr int kDirectRows = 2, kDirectPanels = 1;
 constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 1;
 constexpr int kAttendVectors = 1, kAttendRows = 4;
+constexpr int kFewRows = 1, kFewVectors = 2, kDirectAttendRows = 4;
 
 struct F { __m256 lo, hi; };
 inline F zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
@@ -52,6 +53,11 @@ inline __m256 pow2_8(__m256 n) {
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23));
 }
 inline F pow2(F n) { return {pow2_8(n.lo), pow2_8(n.hi)}; }
+// p * 2^n for a p near 1 and whole numbers up to 127; 0 where that is too small, as for minus infinity.
+inline F scale_by(F p, F n) {
+  const F least = set1(-126.0f);
+  return where_less(n, least, zero(), mul(p, pow2(max(n, least))));
+}
 inline F load_f16(const uint16_t* p) {
   return {_mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p + 1))};
 }

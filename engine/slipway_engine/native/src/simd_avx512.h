@@ -9,6 +9,7 @@ constexpr int kTileVectors = 2, kTileRows = SLIPWAY_TILE_ROWS;      // f32 tile:
 constexpr int kDirectRows = 4, kDirectPanels = 2;
 constexpr int kIntTileVectors = 2, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 4;
 constexpr int kAttendVectors = 2, kAttendRows = 12;
+constexpr int kFewRows = 3, kFewVectors = 4, kDirectAttendRows = 8;
 
 struct F { __m512 v; };
 inline F zero() { return {_mm512_setzero_ps()}; }
@@ -45,6 +46,8 @@ inline F where_less(F a, F b, F then, F otherwise) {
 inline F pow2(F n) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
+// p * 2^n for a p near 1 and whole numbers up to 127; 0 where that is too small, as for minus infinity.
+inline F scale_by(F p, F n) { return {_mm512_scalef_ps(p.v, n.v)}; }
 inline F load_f16(const uint16_t* p) { return {_mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p))}; }
 inline F load_bf16(const uint16_t* p) {
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p)), 16))};

@@ -10,6 +10,7 @@ constexpr int kTileVectors = 1, kTileRows = SLIPWAY_TILE_ROWS;
 constexpr int kDirectRows = 2, kDirectPanels = 1;
 constexpr int kIntTileVectors = 1, kIntTileRows = SLIPWAY_INT_TILE_ROWS, kWideTileRows = 1;
 constexpr int kAttendVectors = 1, kAttendRows = 4;
+constexpr int kFewRows = 1, kFewVectors = 2, kDirectAttendRows = 4;
 
 typedef float Floats __attribute__((vector_size(64)));
 typedef int32_t Ints __attribute__((vector_size(64)));
@@ -75,6 +76,11 @@ inline uint16_t float_to_half(float f) {
   }
   magnitude += 0xfff + (magnitude >> 13 & 1) - (112u << 23);
   return (uint16_t)(sign | magnitude >> 13);
+}
+// p * 2^n for a p near 1 and whole numbers up to 127; 0 where that is too small, as for minus infinity.
+inline F scale_by(F p, F n) {
+  const F least = set1(-126.0f);
+  return where_less(n, least, zero(), mul(p, pow2(max(n, least))));
 }
 inline F load_f16(const uint16_t* p) {
   F a;
