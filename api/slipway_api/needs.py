@@ -60,7 +60,7 @@ def needs_of(facts: ModelFacts, shape: Shape) -> Needs:
     widest = max(facts.vocab * facts.hidden, 2 * facts.intermediate * facts.hidden)
     return Needs(
         weights=device_weights(facts, shape),
-        load_peak=-(-widest // shape.tensor) * itemsize + LOAD_CHUNK,
+        load_peak=2 * widest * itemsize if shape.cpu else -(-widest // shape.tensor) * itemsize + LOAD_CHUNK,
         baseline=baseline,
         kv_bytes_per_token=per_layer * layers,
         kv_bytes_per_token_layer=0 if shape.cpu else per_layer,

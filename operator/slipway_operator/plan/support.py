@@ -61,3 +61,8 @@ def value_at(spec: Spec, path: str) -> object:
         fields = type(value).model_fields
         value = getattr(value, next(field for field, info in fields.items() if info.alias == name))
     return value
+
+
+def may_be(path: str, value: object) -> bool:
+    """Return whether a field may have a value, as far as support goes."""
+    return path not in UNSUPPORTED or value in UNSUPPORTED[path]
