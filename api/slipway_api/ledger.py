@@ -18,8 +18,12 @@ MIB: Final = 1 << 20
 OTHER_PROCESS: Final = 256 * MIB
 """What the HTTP process beside the core may take of the same limit, where it shares one (a CPU's)."""
 
-SAMPLER_COPIES: Final = 5
-"""float32 copies of the logits that a step may hold: raw, scaled, noise, its bits, log-probabilities."""
+SAMPLER_COPIES: Final = 6
+"""float32 copies of the logits that a step may hold: the model's, those that forks draw from, scaled, noise,
+its bits, log-probabilities."""
+
+PROMPT_LOGITS: Final = 32 + 2 * 8
+"""Rows of logits for prompts' own log-probabilities in a step, and of the copies made of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ def divide(needs: Needs, asked: Asked, limit: int, available: int) -> Ledger:
 def workspace(needs: Needs, asked: Asked, length: int) -> int:
     """Return the most that loading or one step allocates beside weights and cache."""
     activations = asked.max_batch_tokens * needs.activation_bytes_per_token
-    logits = SAMPLER_COPIES * asked.max_num_seqs * needs.vocab_size * 4
+    logits = (SAMPLER_COPIES * asked.max_num_seqs + PROMPT_LOGITS) * needs.vocab_size * 4
     gathered = 2 * max(needs.gather_tokens, length) * needs.kv_bytes_per_token_layer
     masks = 2 * asked.max_batch_tokens * length * needs.mask_itemsize
     scores = max(needs.score_pairs, needs.gather_tokens, length) * needs.score_bytes_per_pair

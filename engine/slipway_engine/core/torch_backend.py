@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from slipway_api.ledger import OTHER_PROCESS
 from slipway_engine.core import sampler
 from slipway_engine.core.backend import Memory, Progress
 from slipway_engine.core.machine import Machine
@@ -68,6 +69,7 @@ class TorchBackend:
             mask_itemsize=self._dtype.itemsize,
             score_pairs=SCORE_PAIRS,
             score_bytes_per_pair=4 * SCORE_COPIES * heads if capped else 0,
+            other_process=OTHER_PROCESS if self._device.type == "cpu" else 0,
         )
 
     @torch.inference_mode()

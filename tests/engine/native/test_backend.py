@@ -132,7 +132,7 @@ def _teacher_forced(core: EngineCore, tokens: Sequence[int]) -> np.ndarray[Any, 
 def _plan_of(blocks: int) -> Any:
     from slipway_engine.kv.plan import MemoryPlan
 
-    return MemoryPlan(512, blocks, 0, 0, 0, 0, 0, 0)
+    return MemoryPlan(512, blocks, 16, 0, 0, 0, 0, 0, 0)
 
 
 def test_choice_says_what_keeps_it(smollm2: Path, caplog: pytest.LogCaptureFixture) -> None:
