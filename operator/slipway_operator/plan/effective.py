@@ -59,6 +59,10 @@ class Effective:
     fetch_environment: Mapping[str, str]
     ca_bundle: CaBundle | None
     cache: CacheSpec
+    commit: str | None
+    """What the revision was resolved to, once it is known."""
+    claim: str | None
+    """The claim that holds the model, where a volume is shared by all replicas."""
     extra_args: tuple[str, ...]
     max_model_len: int | None
     max_num_seqs: int
@@ -154,6 +158,8 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         fetch_environment=network.environment,
         ca_bundle=network.ca_bundle,
         cache=_cache(spec, pick),
+        commit=None,
+        claim=None,
         extra_args=tuple(engine.extra_args or ()),
         max_model_len=max_model_len,
         max_num_seqs=pick.pick_below(

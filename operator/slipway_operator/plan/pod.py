@@ -12,6 +12,8 @@ from slipway_operator.plan.effective import Effective
 from slipway_operator.plan.profiles import CUSTOM, Setting, arguments_of
 
 USER_ID: Final = 65532
+LABEL_CACHE: Final = f"{names.GROUP}/model-cache"
+"""On everything that has to do with a shared volume: claim, Job, and the pods that mount it."""
 RESTART_ANNOTATION: Final = f"{names.GROUP}/restart-token"
 
 # Time for kube-proxy and gateways to stop sending to a pod that goes away, before the engine hears of it.
@@ -21,6 +23,10 @@ DRAIN_MARGIN_SECONDS: Final = 30
 # How long the engine's HTTP side may take to answer at all; loading the weights is not part of it.
 STARTUP_PERIOD_SECONDS: Final = 2
 STARTUP_FAILURES: Final = 150
+
+CA_DIR: Final = "/etc/slipway/ca"
+PUBLISHED: Final = "model"
+"""The folder of a shared volume in which a whole model appears."""
 
 SECURITY_CONTEXT: Final = {
     "allowPrivilegeEscalation": False,
@@ -36,7 +42,10 @@ def render_pod(name: str, spec: LLMDeploymentSpec, values: Effective) -> Object:
     annotations = dict(overlay.annotations or {})
     if spec.rollout and spec.rollout.restart_token:
         annotations[RESTART_ANNOTATION] = spec.rollout.restart_token
-    metadata: Object = {"labels": {**(overlay.labels or {}), **names.labels_of(name)}}
+    labels = {**(overlay.labels or {}), **names.labels_of(name)}
+    if values.claim is not None:
+        labels[LABEL_CACHE] = values.claim
+    metadata: Object = {"labels": labels}
     if annotations:
         metadata["annotations"] = annotations
     return {"metadata": metadata, "spec": _pod_spec(spec, overlay, values)}
@@ -58,8 +67,9 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
         "containers": [_engine(overlay, values)],
         "volumes": [*_volumes(values), *(_dump(volume) for volume in overlay.volumes or ())],
     }
-    if values.source.fetched:
-        pod["initContainers"] = [_fetch(spec, overlay, values)]
+    if values.source.fetched and values.claim is None:
+        pod["initContainers"] = [_fetch(spec, values)]
+        pod["volumes"] += ca_volumes(values)
     if overlay.node_selector:
         pod["nodeSelector"] = dict(overlay.node_selector)
     if overlay.tolerations:
@@ -80,6 +90,35 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
     if overlay.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in overlay.image_pull_secrets]
     return pod
+
+
+def fetch_environment(spec: LLMDeploymentSpec, values: Effective) -> list[Object]:
+    """Return the variables of a container that fetches or inspects: the only ones that hold a token."""
+    bundle = {}
+    if values.ca_bundle is not None:
+        bundle["SLIPWAY_CA_FILE"] = f"{CA_DIR}/{values.ca_bundle.key or 'ca.crt'}"
+    overlay = spec.pod_template or PodTemplateSpec()
+    env = _environment(overlay, {**values.fetch_environment, **bundle})
+    credentials = spec.model.credentials
+    if credentials is not None and credentials.secret_name is not None:
+        key = {"name": credentials.secret_name, "key": "token"}
+        env = [entry for entry in env if entry["name"] != "HF_TOKEN"]
+        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
+    return env
+
+
+def ca_volumes(values: Effective) -> list[Object]:
+    """Return the volume of the class's certificates."""
+    if values.ca_bundle is None:
+        return []
+    return [{"name": "slipway-ca", "configMap": {"name": values.ca_bundle.config_map_name}}]
+
+
+def ca_mounts(values: Effective) -> list[Object]:
+    """Return where a container that fetches sees them."""
+    if values.ca_bundle is None:
+        return []
+    return [{"name": "slipway-ca", "mountPath": CA_DIR, "readOnly": True}]
 
 
 def _engine(overlay: PodTemplateSpec, values: Effective) -> Object:
@@ -131,24 +170,22 @@ def _startup_failures(values: Effective) -> int:
     return max(STARTUP_FAILURES, values.progress_deadline_seconds // STARTUP_PERIOD_SECONDS)
 
 
-def _fetch(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effective) -> Object:
-    env = _environment(overlay, values.fetch_environment)
-    credentials = spec.model.credentials
-    if credentials is not None:
-        key = {"name": credentials.secret_name, "key": "token"}
-        env = [entry for entry in env if entry["name"] != "HF_TOKEN"]
-        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
+def _fetch(spec: LLMDeploymentSpec, values: Effective) -> Object:
     accelerator = {values.accelerator.resource}
     return {
         **_container(names.FETCH_CONTAINER, values.fetch_image),
         "args": fetch_arguments(spec.model.source, values),
-        "env": env,
+        "env": fetch_environment(spec, values),
         # The same share as the engine's, which costs nothing: a pod reserves the larger of the two.
         "resources": _resources(
             {k: v for k, v in values.resources.requests.items() if k not in accelerator},
             {k: v for k, v in values.resources.limits.items() if k not in accelerator},
         ),
-        "volumeMounts": [*_tmp_mount(), {"name": "model", "mountPath": names.MODEL_DIR}],
+        "volumeMounts": [
+            *_tmp_mount(),
+            *ca_mounts(values),
+            {"name": "model", "mountPath": names.MODEL_DIR},
+        ],
     }
 
 
@@ -180,8 +217,13 @@ def serve_arguments(values: Effective) -> list[str]:
 
 def fetch_arguments(source: str, values: Effective) -> list[str]:
     """Return the command line of the init container that brings the model over the network."""
-    revision = ["--revision", values.revision] if values.revision is not None else []
-    return ["fetch", source, *revision, "--to", names.MODEL_DIR]
+    return ["fetch", source, *revision_arguments(values), "--to", names.MODEL_DIR]
+
+
+def revision_arguments(values: Effective) -> list[str]:
+    """Return which version of a repository is meant: the commit, once it is known."""
+    revision = values.commit or values.revision
+    return ["--revision", revision] if revision is not None else []
 
 
 def model_path(values: Effective) -> str:
@@ -208,7 +250,10 @@ def _volumes(values: Effective) -> list[Object]:
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
     if values.profile.shared_memory:
         volumes.append({"name": "slipway-shm", "emptyDir": {"medium": "Memory"}})
-    if values.source.fetched:
+    if values.source.fetched and values.claim is not None:
+        claim = {"claimName": values.claim, "readOnly": True}
+        volumes.append({"name": "model", "persistentVolumeClaim": claim})
+    elif values.source.fetched:
         volumes.append({"name": "model", "emptyDir": {}})
     if values.source.scheme == "pvc":
         claim = {"claimName": values.source.location, "readOnly": True}
@@ -226,7 +271,9 @@ def _shm_mount(values: Effective) -> list[Object]:
 
 def _model_mounts(values: Effective) -> list[Object]:
     if values.source.fetched:
-        return [{"name": "model", "mountPath": names.MODEL_DIR, "readOnly": True}]
+        # What is published in a shared volume lies in a folder of its own.
+        inside = {"subPath": PUBLISHED} if values.claim is not None else {}
+        return [{"name": "model", "mountPath": names.MODEL_DIR, "readOnly": True, **inside}]
     if values.source.scheme == "pvc":
         return [{"name": "claim", "mountPath": names.CLAIM_DIR, "readOnly": True}]
     return []

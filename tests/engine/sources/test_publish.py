@@ -169,6 +169,18 @@ def test_a_private_authority_is_trusted_where_its_certificate_is_given(mirror, t
     assert (target / "m.gguf").read_bytes() == b"GGUF" + bytes(100)
 
 
+def test_a_private_authority_may_be_a_mounted_file(mirror, tmp_path, monkeypatch):
+    port, authority = mirror
+    (tmp_path / "ca.crt").write_text(authority)
+    monkeypatch.setenv("SSL_CERT_FILE", os.environ.get("SSL_CERT_FILE", ""))
+    monkeypatch.setenv("SLIPWAY_CA_FILE", str(tmp_path / "ca.crt"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert main(["fetch", f"https://127.0.0.1:{port}/m.gguf", "--to", str(tmp_path / "m")]) == 0
+    monkeypatch.setenv("SLIPWAY_CA_FILE", str(tmp_path / "none"))
+    with pytest.raises(InvalidArgument, match="mount the certificates there"):
+        trust_bundle()
+
+
 def test_a_bundle_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("SLIPWAY_CA_BUNDLE", "no certificate")
     with pytest.raises(InvalidArgument, match="give them as PEM"):

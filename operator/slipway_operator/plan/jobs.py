@@ -1,0 +1,116 @@
+"""Jobs that inspect and fetch models: the engine's image, no rights, none of the engine's resources.
+
+They never carry the label by which Services and disruption budgets select an engine's pods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from slipway_api import names
+from slipway_api.v1alpha1 import LLMDeploymentSpec, PodTemplateSpec
+from slipway_operator.kinds import JOB, Key, Object
+from slipway_operator.plan.effective import Effective
+from slipway_operator.plan.pod import SECURITY_CONTEXT, USER_ID, ca_mounts, ca_volumes, fetch_environment
+
+JOB_NAME: Final = "slipway-model"
+"""`app.kubernetes.io/name` of what brings models."""
+TTL_SECONDS: Final = 600
+"""How long a finished Job stays: to be looked at, and, where it failed, as the pause before another."""
+SMALL: Final = {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "1Gi"}}
+"""Headers are some megabytes, and a download holds none of the file in memory."""
+
+
+def job_labels(extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels of a Job and of its pods."""
+    return {names.LABEL_NAME: JOB_NAME, names.LABEL_MANAGED_BY: names.MANAGED_BY, **extra}
+
+
+def render_job(
+    key: Key,
+    labels: Mapping[str, str],
+    pod: Object,
+    *,
+    attempts: int,
+    seconds: int,
+    owner: Object | None = None,
+) -> Object:
+    """Return a Job whose name ends in a digest of its pod, since a Job's pod cannot be changed."""
+    text = json.dumps(pod, sort_keys=True, separators=(",", ":"))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    return {
+        "apiVersion": JOB.api_version,
+        "kind": JOB.kind,
+        "metadata": {
+            "name": f"{key.name}-{digest}",
+            "namespace": key.namespace,
+            "labels": dict(labels),
+            **({"ownerReferences": [owner]} if owner is not None else {}),
+        },
+        "spec": {
+            "backoffLimit": attempts - 1,
+            "activeDeadlineSeconds": seconds,
+            "ttlSecondsAfterFinished": TTL_SECONDS,
+            "template": {"metadata": {"labels": dict(labels)}, "spec": pod},
+        },
+    }
+
+
+def job_pod(
+    spec: LLMDeploymentSpec,
+    values: Effective,
+    container: str,
+    arguments: Sequence[str],
+    *,
+    volumes: Sequence[Object] = (),
+    mounts: Sequence[Object] = (),
+    ports: Sequence[Object] = (),
+) -> Object:
+    """Return the pod of a Job: placed like the engine's, so that volumes bind where that can use them."""
+    overlay = spec.pod_template or PodTemplateSpec()
+    pod: Object = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER_ID,
+            "runAsGroup": USER_ID,
+            "fsGroup": USER_ID,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "containers": [
+            {
+                "name": container,
+                "image": values.fetch_image,
+                "imagePullPolicy": "IfNotPresent",
+                "args": list(arguments),
+                "env": fetch_environment(spec, values),
+                "resources": SMALL,
+                "securityContext": SECURITY_CONTEXT,
+                "terminationMessagePolicy": "FallbackToLogsOnError",
+                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *ca_mounts(values), *mounts],  # noqa: S108
+                **({"ports": list(ports)} if ports else {}),
+            }
+        ],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, *ca_volumes(values), *volumes],
+    }
+    if overlay.node_selector:
+        pod["nodeSelector"] = dict(overlay.node_selector)
+    if overlay.tolerations:
+        pod["tolerations"] = [t.model_dump(by_alias=True, exclude_none=True) for t in overlay.tolerations]
+    if overlay.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret} for secret in overlay.image_pull_secrets]
+    return pod
+
+
+def finished(job: Mapping[str, Any]) -> str | None:
+    """Return `Complete` or `Failed` where a Job came to an end."""
+    for condition in (job.get("status") or {}).get("conditions") or ():
+        if condition.get("type") in ("Complete", "Failed") and condition.get("status") == "True":
+            return str(condition["type"])
+    return None
