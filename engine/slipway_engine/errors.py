@@ -4,10 +4,13 @@
     ├── InvalidArgument      a flag or a configuration value cannot be used
     ├── ModelNotFound        the source names nothing
     ├── ModelAccessDenied    the source exists, the credentials do not open it
+    │   └── ModelGated       its terms were not accepted
     ├── ModelUnsupported     a format, an architecture or a feature that the engine does not run
     ├── ModelCorrupt         a file contradicts itself
     ├── DownloadFailed       the source did not answer; trying again may help
+    │   └── DownloadStalled  it answered, and then sent nothing any more
     ├── DoesNotFit           the memory plan has no room
+    │   └── VolumeFull       nor has the volume for the model's files
     └── RequestError         one request is wrong; the others are not concerned
 
 `reason` is a stable CamelCase word (it becomes the reason of a Kubernetes condition); the message is one
@@ -63,6 +66,24 @@ class DoesNotFit(EngineError):
     """The memory plan has no room for the model with the limits asked for."""
 
     reason = "DoesNotFit"
+
+
+class ModelGated(ModelAccessDenied):
+    """The source asks its readers to accept terms, and the token's owner has not."""
+
+    reason = "ModelGated"
+
+
+class DownloadStalled(DownloadFailed):
+    """The source answers, and then sends nothing any more."""
+
+    reason = "DownloadStalled"
+
+
+class VolumeFull(DoesNotFit):
+    """The volume that a model is brought to has no room for it."""
+
+    reason = "VolumeFull"
 
 
 class RequestError(EngineError):

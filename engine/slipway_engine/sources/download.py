@@ -16,12 +16,13 @@ from pathlib import Path
 import httpx
 
 from slipway_engine.errors import (
-    DoesNotFit,
     DownloadFailed,
+    DownloadStalled,
     InvalidArgument,
     ModelAccessDenied,
     ModelCorrupt,
     ModelNotFound,
+    VolumeFull,
 )
 from slipway_engine.sources.peers import SOURCE_HOST, check_peer, is_loopback
 from slipway_engine.sources.progress import Report
@@ -75,9 +76,9 @@ class _Plan:
 class _Transient(Exception):
     """This attempt failed; the next may not. `pause` is what the server asked for, in seconds."""
 
-    def __init__(self, why: str, pause: float = 0.0) -> None:
+    def __init__(self, why: str, pause: float = 0.0, *, stalled: bool = False) -> None:
         super().__init__(why)
-        self.pause = pause
+        self.pause, self.stalled = pause, stalled
 
 
 class Downloader:
@@ -119,7 +120,7 @@ class Downloader:
                 forward = now - have >= self._patience.least_bytes
                 failures, have = (1, now) if forward else (failures + 1, have)
                 if failures >= self._patience.attempts:
-                    raise DownloadFailed(
+                    raise (DownloadStalled if error.stalled else DownloadFailed)(
                         f"{_shown(file.url)} could not be fetched: {error} "
                         f"({failures} attempts in a row); check the network and try again."
                     ) from error
@@ -223,7 +224,7 @@ class Downloader:
     def _check_room(self, file: RemoteFile, directory: Path, size: int | None) -> None:
         free = shutil.disk_usage(directory).free
         if (size or 0) + _SPARE_BYTES > free:
-            raise DoesNotFit(
+            raise VolumeFull(
                 f"{file.name} needs {(size or 0) / 1e9:.2f} GB more and {directory} has {free / 1e9:.2f} GB; "
                 "give the volume more room."
             )
@@ -242,7 +243,9 @@ class _Pace:
         if done - self._then >= self._patience.least_bytes:
             self._since, self._then = now, done
         elif now - self._since > self._patience.window:
-            raise _Transient(f"only {done - self._then} bytes came in {now - self._since:.0f} s")
+            raise _Transient(
+                f"only {done - self._then} bytes came in {now - self._since:.0f} s", stalled=True
+            )
 
 
 def sha256_of(path: Path) -> str:
@@ -264,7 +267,8 @@ def _pieces(response: httpx.Response) -> Iterator[bytes]:
     try:
         yield from response.iter_raw()  # as they come: pieces of a fixed size would hide a trickle
     except httpx.TransportError as error:
-        raise _Transient(f"{type(error).__name__}: {error}".rstrip(": ")) from error
+        silent = isinstance(error, httpx.ReadTimeout)
+        raise _Transient(f"{type(error).__name__}: {error}".rstrip(": "), stalled=silent) from error
 
 
 def _at_most(count: int, response: httpx.Response) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from slipway_engine.errors import DoesNotFit, EngineError, InvalidArgument, ModelNotFound, ModelUnsupported
+from slipway_engine.errors import EngineError, InvalidArgument, ModelNotFound, ModelUnsupported, VolumeFull
 from slipway_engine.sources import hub
 from slipway_engine.sources.download import Downloader, RemoteFile, sha256_of
 from slipway_engine.sources.progress import transfer
@@ -98,7 +98,7 @@ def _flush(directory: Path) -> None:
 
 def _unwritable(to: Path, error: OSError) -> EngineError:
     if error.errno == errno.ENOSPC:
-        return DoesNotFit(f"{to} is full; give the volume more room.")
+        return VolumeFull(f"{to} is full; give the volume more room.")
     return InvalidArgument(f"{to} cannot be written ({error.strerror or error}); choose another directory.")
 
 

@@ -22,6 +22,7 @@ from slipway_engine.errors import (
     DownloadFailed,
     InvalidArgument,
     ModelAccessDenied,
+    ModelGated,
     ModelNotFound,
     ModelUnsupported,
 )
@@ -135,7 +136,7 @@ def _problem(repository: Repository, error: HTTPError | HFValidationError) -> Ex
     where = f"{repository.name} at {endpoint()}"
     match error:
         case GatedRepoError():
-            return ModelAccessDenied(
+            return ModelGated(
                 f"{where} is gated: accept its terms there and give a token that may read it (HF_TOKEN, or "
                 "model.credentials of the object)."
             )

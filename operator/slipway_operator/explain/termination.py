@@ -20,7 +20,10 @@ _ENGINE_REASONS: Final = {
         Reason.MODEL_ACCESS_DENIED,
         Reason.MODEL_UNSUPPORTED,
         Reason.MODEL_CORRUPT,
+        Reason.MODEL_GATED,
         Reason.DOWNLOAD_FAILED,
+        Reason.DOWNLOAD_STALLED,
+        Reason.VOLUME_FULL,
         Reason.DOES_NOT_FIT,
         Reason.INVALID_ARGUMENT,
     )

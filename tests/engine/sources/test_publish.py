@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import ssl
 import subprocess
 import threading
@@ -12,7 +13,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from slipway_engine.cli.main import main
-from slipway_engine.errors import DownloadFailed, InvalidArgument, ModelCorrupt
+from slipway_engine.errors import DownloadFailed, EngineError, InvalidArgument, ModelCorrupt
 from slipway_engine.sources.download import Downloader, Patience
 from slipway_engine.sources.fetch import Fetch, publish
 from slipway_engine.sources.peers import forbidden
@@ -185,3 +186,18 @@ def test_a_bundle_that_is_none_is_refused(monkeypatch):
     monkeypatch.setenv("SLIPWAY_CA_BUNDLE", "no certificate")
     with pytest.raises(InvalidArgument, match="give them as PEM"):
         trust_bundle()
+
+
+def test_each_way_to_fail_has_a_reason_of_its_own(hub, tmp_path, monkeypatch):
+    hub.publish("org/gated", REPOSITORY, gated=True)
+    with pytest.raises(EngineError) as gated:
+        publish("hf://org/gated", tmp_path / "a", Fetch(token="hf_bad"), quick())
+    hub.publish("org/name", REPOSITORY)
+    hub.script[f"/org/name/resolve/{'c' * 40}/model.safetensors"] = ["stall"]
+    with pytest.raises(EngineError) as stalled:
+        publish("hf://org/name", tmp_path / "b", Fetch(), quick(read=0.3))
+    room = shutil.disk_usage(tmp_path)._replace(free=1)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: room)
+    with pytest.raises(EngineError) as full:
+        publish("hf://org/name", tmp_path / "c", Fetch(), quick())
+    assert [e.value.reason for e in (gated, stalled, full)] == ["ModelGated", "DownloadStalled", "VolumeFull"]
