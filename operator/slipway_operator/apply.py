@@ -27,12 +27,15 @@ class Writer(Protocol):
     ) -> Awaitable[Object]:
         """Server-side apply."""
 
+    def delete(self, kind: Kind, obj: Object) -> Awaitable[None]:
+        """Delete this very version of an object. Raises Conflict where it changed, Missing where gone."""
+
 
 async def apply_child(
     api: Writer, kind: Kind, parent: Object, live: Object | None, rendered: Object, remember: Remember
 ) -> ApplyProblem | None:
     """Make one child as rendered; return the problem that keeps it from being so. Raises Retryable."""
-    key = key_of(parent)
+    key = key_of(rendered)
     try:
         # What the store does not know may still exist: without our labels we do not watch it.
         live = live or await api.get(kind, key)
@@ -46,12 +49,25 @@ async def apply_child(
         # Creating, force stays off: whoever creates the name in this moment keeps it.
         remember(kind, await api.apply(kind, key, rendered, force=live is not None))
     except Denied as error:
-        return ApplyProblem(kind, Reason.ADMISSION_DENIED, str(error))
+        return ApplyProblem(kind, Reason.ADMISSION_DENIED, str(error), key.name)
     except Invalid as error:
         # Every value that is not the object's own is ours and valid, so it is the object that has to change.
-        return ApplyProblem(kind, Reason.INVALID_SPEC, str(error))
+        return ApplyProblem(kind, Reason.INVALID_SPEC, str(error), key.name)
     except (Terminal, NotPermitted) as error:
-        return ApplyProblem(kind, Reason.APPLY_FAILED, str(error))
+        return ApplyProblem(kind, Reason.APPLY_FAILED, str(error), key.name)
+    return None
+
+
+async def delete_child(api: Writer, kind: Kind, parent: Object, live: Object) -> ApplyProblem | None:
+    """Delete a child that is not needed any more; return what keeps it there. Raises Retryable."""
+    if (controller_of(live) or {}).get("uid") != uid_of(parent) or live["metadata"].get("deletionTimestamp"):
+        return None
+    try:
+        await api.delete(kind, live)
+    except Missing:
+        return None  # the watch will tell
+    except (Denied, Terminal, NotPermitted) as error:
+        return ApplyProblem(kind, Reason.APPLY_FAILED, str(error), key_of(live).name)
     return None
 
 
@@ -79,23 +95,20 @@ async def apply_status(api: Writer, parent: Object, status: Mapping[str, Any], r
 
 def _foreign(kind: Kind, parent: Object, live: Object) -> ApplyProblem | None:
     """Return a problem where `live` is not this LLMDeployment's child, or soon will be no more."""
-    key = key_of(parent)
+    name = key_of(live).name
     controller = controller_of(live)
     if controller is not None and controller.get("uid") == uid_of(parent):
         if live["metadata"].get("deletionTimestamp"):
-            return ApplyProblem(
-                kind, Reason.TERMINATING, f"{kind.kind} {key.name} is being deleted, and is then created anew"
-            )
+            message = f"{kind.kind} {name} is being deleted, and is then created anew"
+            return ApplyProblem(kind, Reason.TERMINATING, message, name)
         return None
-    if controller is not None and controller.get("kind") == names.KIND and controller.get("name") == key.name:
-        return ApplyProblem(
-            kind,
-            Reason.TERMINATING,
-            f"{kind.kind} {key.name} belongs to a deleted LLMDeployment and waits for garbage collection",
-        )
+    former = controller is not None and controller.get("kind") == names.KIND
+    if controller is not None and former and controller.get("name") == key_of(parent).name:
+        message = f"{kind.kind} {name} belongs to a deleted LLMDeployment and waits for garbage collection"
+        return ApplyProblem(kind, Reason.TERMINATING, message, name)
     owner = f"{controller.get('kind')} {controller.get('name')}" if controller is not None else "nobody"
     message = (
-        f"{kind.kind} {key.name} already exists and is controlled by {owner}; "
+        f"{kind.kind} {name} already exists and is controlled by {owner}; "
         f"delete it or give the LLMDeployment another name"
     )
-    return ApplyProblem(kind, Reason.CHILD_CONFLICT, message)
+    return ApplyProblem(kind, Reason.CHILD_CONFLICT, message, name)

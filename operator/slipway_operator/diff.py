@@ -26,11 +26,14 @@ LIST_KEYS: Final[Mapping[str, tuple[str, ...]]] = {
     "ownerReferences": ("uid",),
     "conditions": ("type",),
     "effective": ("field",),
+    "signals": ("name",),
+    "revisions": ("name",),
 }
 PORT_KEYS: Final = (("containerPort", "protocol"), ("port", "protocol"))
 QUANTITY_FIELDS: Final = frozenset({"requests", "limits"})
-# What each child is made of; the rest of an object (type, name, status) is not ours to compare.
-BODY_FIELDS: Final = ("metadata", "spec", "status")
+# What each child is made of; the rest of an object (its type, the data of a ControllerRevision, which cannot
+# be changed) is not compared.
+BODY_FIELDS: Final = ("metadata", "spec", "status", "revision")
 IDENTITY_FIELDS: Final = frozenset({"name", "namespace", "uid", "resourceVersion"})
 
 
@@ -101,7 +104,8 @@ def _owned_fields(live: Mapping[str, Any], subresource: str) -> Mapping[str, Any
     for entry in live["metadata"].get("managedFields") or ():
         ours = entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
         if ours and entry.get("subresource", "") == subresource:
-            return dict(entry.get("fieldsV1") or {})
+            fields = entry.get("fieldsV1") or {}
+            return {path: sub for path, sub in fields.items() if path.removeprefix("f:") in BODY_FIELDS}
     return {}
 
 

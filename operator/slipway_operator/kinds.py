@@ -48,6 +48,7 @@ class Kind:
 PARENT: Final = Kind(names.GROUP, names.VERSION, names.KIND, names.PLURAL)
 LLM_CLASS: Final = Kind(names.GROUP, names.VERSION, names.CLASS_KIND, names.CLASS_PLURAL)
 DEPLOYMENT: Final = Kind("apps", "v1", "Deployment", "deployments")
+CONTROLLER_REVISION: Final = Kind("apps", "v1", "ControllerRevision", "controllerrevisions")
 SERVICE: Final = Kind("", "v1", "Service", "services")
 PDB: Final = Kind("policy", "v1", "PodDisruptionBudget", "poddisruptionbudgets")
 NETWORK_POLICY: Final = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networkpolicies")
@@ -57,7 +58,10 @@ POD: Final = Kind("", "v1", "Pod", "pods")
 EVENT: Final = Kind("", "v1", "Event", "events")
 LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
-CHILDREN: Final = (NETWORK_POLICY, SERVICE, PDB, DEPLOYMENT)
+# There is one of each per object, and it is never deleted; of the others one a revision.
+SINGLE: Final = (NETWORK_POLICY, SERVICE, PDB)
+PER_REVISION: Final = (CONTROLLER_REVISION, DEPLOYMENT)
+CHILDREN: Final = (*SINGLE, *PER_REVISION)
 OWNED: Final = (*CHILDREN, POD)
 WATCHED: Final = (PARENT, LLM_CLASS, *OWNED)
 # What belongs to the cluster is not seen by an operator of single namespaces.

@@ -30,7 +30,7 @@ from slipway_operator.errors import (
     Retryable,
     Terminal,
 )
-from slipway_operator.kinds import EVENT, LEASE, Key, Kind, Object
+from slipway_operator.kinds import EVENT, LEASE, Key, Kind, Object, key_of
 
 REQUEST_TIMEOUT: Final = 30.0
 PAGE: Final = 500
@@ -104,6 +104,13 @@ class Kube:
             force_conflicts="true" if force else "false",
         )
 
+    async def delete(self, kind: Kind, obj: Object) -> None:
+        """Delete this very version of an object. Raises Conflict where it changed, Missing where gone."""
+        key, meta = key_of(obj), obj["metadata"]
+        exactly = {"uid": meta["uid"], "resourceVersion": meta["resourceVersion"]}
+        body = {"preconditions": exactly, "propagationPolicy": "Background"}
+        await self._call("delete", kind, key.namespace, key.name, body=body)
+
     async def pod_events(self, namespace: str, pod_uid: str, reason: str) -> builtins.list[Object]:
         """Return the events of one pod that have `reason`."""
         selector = f"involvedObject.uid={pod_uid},reason={reason}"
@@ -150,7 +157,14 @@ class Kube:
         return answer
 
 
-_METHODS: Final = {"get": "GET", "list": "GET", "create": "POST", "update": "PUT", "apply": "PATCH"}
+_METHODS: Final = {
+    "get": "GET",
+    "list": "GET",
+    "create": "POST",
+    "update": "PUT",
+    "apply": "PATCH",
+    "delete": "DELETE",
+}
 
 
 def _typed(kind: Kind, item: Object) -> Object:

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-from slipway_operator.kinds import CHILDREN, LLM_CLASS, PARENT, POD, Key, Kind, Object, controller_of, uid_of
+from slipway_operator.explain.capacity import holders_of, wanted_resources
+from slipway_operator.kinds import (
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    LLM_CLASS,
+    PARENT,
+    POD,
+    SINGLE,
+    Key,
+    Object,
+    controller_of,
+    uid_of,
+)
+from slipway_operator.plan.world import World
 from slipway_operator.store import Store
-
-
-@dataclass(frozen=True)
-class World:
-    """One LLMDeployment with what belongs to it."""
-
-    parent: Object
-    children: Mapping[Kind, Object | None]
-    pods: Sequence[Object]
-    classes: Mapping[str, Object]
 
 
 def observe(store: Store, key: Key) -> World | None:
@@ -24,11 +24,16 @@ def observe(store: Store, key: Key) -> World | None:
     parent = store.get(PARENT, key)
     if parent is None or parent["metadata"].get("deletionTimestamp"):
         return None  # the garbage collector takes what it owned
+    pods = [pod for pod in store.owned(POD, key) if _of_a_replica_set(pod)]
+    scarce = wanted_resources(pods)
     return World(
         parent=parent,
-        children={kind: store.get(kind, key) for kind in CHILDREN},
-        pods=[pod for pod in store.owned(POD, key) if _of_a_replica_set(pod)],
+        children={kind: store.get(kind, key) for kind in SINGLE},
+        deployments=store.owned(DEPLOYMENT, key),
+        revisions=store.owned(CONTROLLER_REVISION, key),
+        pods=pods,
         classes={each.name: store.get(LLM_CLASS, each) or {} for each in store.keys(LLM_CLASS)},
+        holders=holders_of(scarce, key, store.all(POD)) if scarce else "",
     )
 
 

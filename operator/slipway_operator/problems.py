@@ -1,7 +1,8 @@
-"""What keeps a child from being as it was rendered, handed from the writer to the status."""
+"""How a reconcile ended: what keeps a child from being as it was rendered, and when to look again."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from slipway_api.conditions import Reason
@@ -15,3 +16,13 @@ class ApplyProblem:
     kind: Kind
     reason: Reason
     message: str
+    name: str = ""
+    """Name of the child."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a reconcile ended. `again` is in how many seconds time alone will have changed something."""
+
+    problems: Sequence[ApplyProblem] = ()
+    again: float | None = None

@@ -6,20 +6,22 @@ one more run.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Protocol
 
-from slipway_operator.apply import Remember, Writer, apply_child, apply_status
+from slipway_operator.apply import Remember, Writer, apply_child, apply_status, delete_child
 from slipway_operator.explain.pods import PULL_SECRET_EVENT
-from slipway_operator.kinds import DEPLOYMENT, Key, Object, key_of, uid_of
-from slipway_operator.observe import World, observe
-from slipway_operator.plan import Installation, Plan, Refusal, make_plan
-from slipway_operator.problems import ApplyProblem
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, Key, Object, key_of, uid_of
+from slipway_operator.moments import Clock, steady_clock, text_of
+from slipway_operator.observe import observe
+from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
+from slipway_operator.problems import ApplyProblem, Result
 from slipway_operator.status import Observation, build_status, pull_failures
 from slipway_operator.store import Store
 
 MAX_EXPLAINED_PODS = 3
+# Nothing is due sooner than this: timestamps have whole seconds.
+SOONEST = 1.0
 
 
 class Api(Writer, Protocol):
@@ -27,11 +29,6 @@ class Api(Writer, Protocol):
 
     def pod_events(self, namespace: str, pod_uid: str, reason: str) -> Awaitable[list[Object]]:
         """Return the events of one pod that have a reason."""
-
-
-def utc_now() -> str:
-    """Return the time as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 class Reconciler:
@@ -43,39 +40,46 @@ class Reconciler:
         api: Api,
         installation: Installation,
         remember: Remember,
-        now: Callable[[], str] = utc_now,
+        clock: Clock | None = None,
     ) -> None:
         self._store, self._api, self._installation = store, api, installation
-        self._remember, self._now = remember, now
+        self._remember, self._clock = remember, clock or steady_clock()
 
-    async def reconcile(self, key: Key) -> Sequence[ApplyProblem]:
+    async def reconcile(self, key: Key) -> Result:
         """Reconcile one LLMDeployment; return what stays to be tried again. Raises OperatorError."""
         world = observe(self._store, key)
         if world is None:
-            return ()
-        plan = make_plan(world.parent, self._installation, world.classes)
+            return Result()
+        now = self._clock()
+        plan = make_plan(world, self._installation, now)
         problems = await self._apply(world, plan) if isinstance(plan, Plan) else []
-        await self._tell(world, plan, problems)
-        return problems
+        await self._tell(world, plan, problems, now)
+        again = plan.course.again if isinstance(plan, Plan) else None
+        return Result(problems, None if again is None else max(again, SOONEST))
 
     async def _apply(self, world: World, plan: Plan) -> list[ApplyProblem]:
-        problems = []
-        for kind, rendered in plan.children.items():
-            problem = await apply_child(
-                self._api, kind, world.parent, world.children[kind], rendered, self._remember
-            )
+        problems: list[ApplyProblem] = []
+        for kind, rendered in plan.children:
+            if kind is DEPLOYMENT and any(problem.kind is CONTROLLER_REVISION for problem in problems):
+                continue  # what pods are made from is stored before any pod is made
+            live = self._store.get(kind, key_of(rendered))
+            problem = await apply_child(self._api, kind, world.parent, live, rendered, self._remember)
+            if problem is not None:
+                problems.append(problem)
+        for kind, live in plan.surplus:
+            problem = await delete_child(self._api, kind, world.parent, live)
             if problem is not None:
                 problems.append(problem)
         return problems
 
-    async def _tell(self, world: World, plan: Plan | Refusal, problems: Sequence[ApplyProblem]) -> None:
+    async def _tell(
+        self, world: World, plan: Plan | Refusal, problems: Sequence[ApplyProblem], now: float
+    ) -> None:
         status = build_status(
             Observation(
-                parent=world.parent,
+                world=world,
                 plan=plan,
-                deployment=self._store.get(DEPLOYMENT, key_of(world.parent)),
-                pods=world.pods,
-                now=self._now(),
+                now=text_of(now),
                 problems=problems,
                 pull_events=await self._pull_events(world.pods),
             )

@@ -8,6 +8,7 @@ arrive after the event of the deletion that followed it.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from typing import Any
 
 from slipway_api import names
 from slipway_operator.kinds import (
+    CONTROLLER_REVISION,
     OWNED,
     POD,
     WATCHED,
@@ -33,7 +35,10 @@ POD_SPEC_FIELDS = ("nodeName", "imagePullSecrets", "terminationGracePeriodSecond
 
 
 def slim(kind: Kind, obj: Object) -> Object:
-    """Return `obj` without what no reconcile reads: foreign managed fields, most of a pod's spec."""
+    """Return `obj` without what no reconcile reads: foreign managed fields, most of a pod's spec.
+
+    The data of a ControllerRevision is kept as text: it is large, and only read when it is planned with.
+    """
     meta = dict(obj["metadata"])
     fields = [entry for entry in meta.pop("managedFields", ()) if entry.get("manager") == names.FIELD_MANAGER]
     if fields and kind is not POD:
@@ -42,7 +47,18 @@ def slim(kind: Kind, obj: Object) -> Object:
     if kind is POD:
         spec = obj.get("spec") or {}
         slimmed["spec"] = {name: spec[name] for name in POD_SPEC_FIELDS if name in spec}
+        slimmed["spec"]["containers"] = [
+            _accelerators(container) for container in spec.get("containers") or ()
+        ]
+    if kind is CONTROLLER_REVISION and not isinstance(obj.get("data"), str):
+        slimmed["data"] = json.dumps(obj.get("data"), separators=(",", ":"))
     return slimmed
+
+
+def _accelerators(container: Object) -> Object:
+    """Return a container's name and its extended resources, which are what pods compete for."""
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return {"name": container["name"], "resources": {"limits": {k: v for k, v in limits.items() if "/" in k}}}
 
 
 @dataclass
@@ -70,6 +86,10 @@ class Store:
     def owned(self, kind: Kind, parent: Key) -> list[Object]:
         """Return the objects of a kind that belong to an LLMDeployment, by name."""
         return [self._objects[kind][key] for key in sorted(self._owned[kind].get(parent, ()))]
+
+    def all(self, kind: Kind) -> Iterable[Object]:
+        """Return all objects of a kind."""
+        return tuple(self._objects[kind].values())
 
     def keys(self, kind: Kind) -> Iterator[Key]:
         """Return the keys of all objects of a kind."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from slipway_operator.errors import OperatorError, Retryable
 from slipway_operator.kinds import Key
 from slipway_operator.metrics import Metrics
-from slipway_operator.problems import ApplyProblem
+from slipway_operator.problems import Result
 from slipway_operator.workqueue import WorkQueue
 
-Reconcile = Callable[[Key], Awaitable[Sequence[ApplyProblem]]]
+Reconcile = Callable[[Key], Awaitable[Result]]
 
 # What an object of unforeseen shape makes the code raise: one such object must not stop the others.
 UNFORESEEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
@@ -33,7 +33,7 @@ async def work(queue: WorkQueue[Key], reconcile: Reconcile, metrics: Metrics) ->
 
 async def _attempt(key: Key, queue: WorkQueue[Key], reconcile: Reconcile, metrics: Metrics) -> str:
     try:
-        problems = await reconcile(key)
+        result = await reconcile(key)
     except OperatorError as error:
         reason = type(error).__name__
         after = error.after if isinstance(error, Retryable) else None
@@ -44,11 +44,13 @@ async def _attempt(key: Key, queue: WorkQueue[Key], reconcile: Reconcile, metric
         delay = queue.add_failed(key)
         logger.exception("a defect of the operator; tried again in %.1f s", delay, extra={"object": key})
     else:
-        if not problems:
+        if result.again is not None:
+            queue.add_after(key, result.again)
+        if not result.problems:
             queue.forget(key)
             return "done"
-        reason = problems[0].reason.value
+        reason = result.problems[0].reason.value
         delay = queue.add_failed(key)
-        logger.info("%s; tried again in %.1f s", problems[0].message, delay, extra={"object": key})
+        logger.info("%s; tried again in %.1f s", result.problems[0].message, delay, extra={"object": key})
     metrics.errors.labels(reason).inc()
     return "retried"

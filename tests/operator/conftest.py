@@ -13,10 +13,11 @@ import yaml
 
 from slipway_api import names
 from slipway_operator.diff import LIST_KEYS
-from slipway_operator.errors import Missing
-from slipway_operator.kinds import Key, Kind, Object, key_of
-from slipway_operator.plan import Installation, Plan, Refusal, make_plan
-from slipway_operator.plan.render import LABEL_REVISION
+from slipway_operator.errors import Conflict, Invalid, Missing
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, Key, Kind, Object, key_of
+from slipway_operator.moments import seconds_of
+from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
+from slipway_operator.plan.revision import LABEL_REVISION
 
 RECORDED = Path(__file__).parent / "recorded"
 IMAGE = "registry.example.com/slipway/engine:1"
@@ -29,6 +30,7 @@ class Recorded:
     image = IMAGE
     here = Installation(IMAGE)
     now = NOW
+    moment = seconds_of(NOW) or 0.0
 
     def load(self, name: str) -> Object:
         obj: Object = json.loads((RECORDED / f"{name}.json").read_text())
@@ -48,11 +50,14 @@ class Recorded:
             "spec": {"model": {"source": "file:///models/tiny.gguf"}, **spec},
         }
 
+    def world(self, parent: Object, **more: Any) -> World:
+        return World(parent, **more)
+
     def planned(self, parent: Object, **known: Any) -> Plan | Refusal:
-        return make_plan(parent, self.here, **known)
+        return make_plan(self.world(parent, **known), self.here, self.moment)
 
     def plan(self, parent: Object) -> Plan:
-        plan = make_plan(parent, self.here)
+        plan = make_plan(self.world(parent), self.here, self.moment)
         assert isinstance(plan, Plan), plan
         return plan
 
@@ -102,13 +107,18 @@ class Recorded:
     def deployment(self, parent: Object, recorded: str | None = None, **status: Any) -> Object:
         """Return the Deployment of `parent`, with the status of a recorded one, or a settled one."""
         plan = self.plan(parent)
-        rendered = next(child for kind, child in plan.children.items() if kind.kind == "Deployment")
-        deployment = copy.deepcopy(dict(rendered))
+        deployment = copy.deepcopy(plan.of_kind(DEPLOYMENT)[0])
         deployment["metadata"] |= {"generation": 1, "uid": "uid-of-deployment", "resourceVersion": "7"}
         settled = {"observedGeneration": 1, "replicas": plan.replicas, "updatedReplicas": plan.replicas}
         deployment["status"] = self.load(recorded)["status"] if recorded else settled
         deployment["status"] |= {"observedGeneration": 1, **status}
         return deployment
+
+    def revision(self, parent: Object, number: int = 1) -> Object:
+        """Return the ControllerRevision of `parent`'s newest revision."""
+        stored = copy.deepcopy(self.plan(parent).of_kind(CONTROLLER_REVISION)[0])
+        stored["revision"] = number
+        return stored
 
 
 @pytest.fixture(scope="session")
@@ -133,6 +143,8 @@ class Server:
         """By plural (or plural/subresource): what a write to it answers."""
         self.kill_at: tuple[int, bool] | None = None
         """Number of the write at which to kill, and whether the write still happens."""
+        self.fail_at: tuple[int, bool, Exception] | None = None
+        """Number of the write that is answered with an error, whether it still happens, and the error."""
         self.events: list[Object] = []
         self._version = 100
 
@@ -167,18 +179,38 @@ class Server:
         live = self.objects.get((kind, key))
         if subresource and live is None:
             raise Missing(f"{what} {key} not found")
-        self._kill(before=True)
+        if kind is CONTROLLER_REVISION and live is not None and live["data"] != body["data"]:
+            raise Invalid("data: field is immutable")
+        self._disturb(before=True)
         self.writes.append(f"{what} {key}")
         applied = self.put(kind, _applied(live or {"metadata": {}}, body, subresource))
-        self._kill(before=False)
+        self._disturb(before=False)
         return applied
 
-    def _kill(self, *, before: bool) -> None:
-        if self.kill_at is None:
-            return
-        number, happens = self.kill_at
-        if len(self.writes) + (1 if before else 0) == number and before is not happens:
-            raise Killed
+    async def delete(self, kind: Kind, obj: Object) -> None:
+        live = self.objects.get((kind, key_of(obj)))
+        if live is None:
+            raise Missing(f"{kind.plural} {key_of(obj)} not found")
+        if any(live["metadata"][field] != obj["metadata"][field] for field in ("uid", "resourceVersion")):
+            raise Conflict(f"the precondition does not hold for {key_of(obj)}")
+        self._disturb(before=True)
+        self.writes.append(f"delete {kind.plural} {key_of(obj)}")
+        del self.objects[kind, key_of(obj)]
+        self._disturb(before=False)
+
+    def _disturb(self, *, before: bool) -> None:
+        coming = len(self.writes) + (1 if before else 0)
+        if self.kill_at is not None:
+            number, happens = self.kill_at
+            if coming == number and before is not happens:
+                raise Killed
+        if self.fail_at is not None:
+            number, happens, error = self.fail_at
+            if coming == number and before is not happens:
+                if before:
+                    self.writes.append("failed")
+                self.fail_at = None
+                raise error
 
 
 def _applied(live: Object, body: Object, subresource: str | None) -> Object:
@@ -191,10 +223,11 @@ def _applied(live: Object, body: Object, subresource: str | None) -> Object:
         generation = live["metadata"].get("generation", 0)
         result |= copy.deepcopy({k: v for k, v in body.items() if k != "metadata"})
         result["metadata"] = {**live["metadata"], **copy.deepcopy(body["metadata"])}
-        result["metadata"]["generation"] = generation + (live.get("spec") != body["spec"])
+        result["metadata"]["generation"] = generation + (live.get("spec") != body.get("spec"))
         rest = ("name", "namespace", "uid")
         fields = {"f:metadata": fields_of({k: v for k, v in body["metadata"].items() if k not in rest})}
-        fields["f:spec"] = fields_of(body["spec"])
+        parts = [part for part in ("spec", "data", "revision") if part in body]
+        fields |= {f"f:{part}": fields_of(body[part]) for part in parts}
     entry = {"manager": names.FIELD_MANAGER, "operation": "Apply", "fieldsV1": fields}
     if subresource:
         entry["subresource"] = subresource

@@ -11,11 +11,17 @@ from hypothesis import strategies as st
 
 from slipway_api import names
 from slipway_operator.diff import covers, differs
-from slipway_operator.kinds import DEPLOYMENT, PDB, SERVICE
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, NETWORK_POLICY, PDB, SERVICE
 from slipway_operator.plan import make_plan
 from slipway_operator.status import Observation, build_status
 
-LIVE = {DEPLOYMENT: "live-deployment", SERVICE: "live-service", PDB: "live-poddisruptionbudget"}
+LIVE = {
+    DEPLOYMENT: "live-deployment",
+    SERVICE: "live-service",
+    PDB: "live-poddisruptionbudget",
+    CONTROLLER_REVISION: "live-controllerrevision",
+    NETWORK_POLICY: "live-networkpolicy",
+}
 
 
 @pytest.fixture
@@ -25,7 +31,7 @@ def live(recorded):
 
 @pytest.fixture
 def rendered(recorded):
-    return copy.deepcopy(dict(make_plan(recorded.load("live-llmdeployment"), recorded.here).children))
+    return copy.deepcopy(dict(recorded.plan(recorded.load("live-llmdeployment")).children))
 
 
 @pytest.mark.parametrize("kind", LIVE, ids=lambda kind: kind.kind)
@@ -47,11 +53,9 @@ def test_the_stored_status_equals_itself(recorded):
 def test_the_built_status_has_nothing_the_schema_would_drop(recorded):
     """Every field that we render must be owned afterwards, or each reconcile would write again."""
     parent = recorded.load("live-llmdeployment")
-    status = build_status(
-        Observation(
-            parent, make_plan(parent, recorded.here), recorded.load("live-deployment"), [], recorded.now
-        )
-    )
+    world = recorded.world(parent, deployments=[recorded.load("live-deployment")])
+    plan = make_plan(world, recorded.here, recorded.moment)
+    status = build_status(Observation(world, plan, recorded.now))
     owned = next(
         entry["fieldsV1"]["f:status"]
         for entry in parent["metadata"]["managedFields"]

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from slipway_api import names
 from slipway_api.catalogue import CATALOGUE
 from slipway_api.conditions import Reason
-from slipway_operator.kinds import DEPLOYMENT, NETWORK_POLICY, PDB, SERVICE
-from slipway_operator.plan import Installation, Plan, Refusal, make_plan
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, NETWORK_POLICY, PDB, PER_REVISION, SERVICE
+from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
 from slipway_operator.plan.effective import rollout_bounds
-from slipway_operator.plan.render import LABEL_REVISION
+from slipway_operator.plan.revision import LABEL_REVISION, SPEC_ANNOTATION
 
 
 def pod_of(plan):
-    return plan.children[DEPLOYMENT]["spec"]["template"]["spec"]
+    return plan.of_kind(DEPLOYMENT)[0]["spec"]["template"]["spec"]
 
 
 def engine_of(plan):
@@ -34,12 +34,20 @@ def test_the_children_carry_labels_owner_and_nothing_of_the_parents_metadata(rec
     parent["metadata"]["labels"] = {"argocd.argoproj.io/instance": "app"}
     parent["metadata"]["annotations"] = {"note": "mine"}
     plan = recorded.plan(parent)
-    assert set(plan.children) == {NETWORK_POLICY, DEPLOYMENT, SERVICE, PDB}
-    for kind, child in plan.children.items():
+    assert [kind for kind, _ in plan.children] == [
+        CONTROLLER_REVISION,
+        NETWORK_POLICY,
+        SERVICE,
+        PDB,
+        DEPLOYMENT,
+    ]
+    for kind, child in plan.children:
         meta = child["metadata"]
-        assert (child["kind"], meta["name"], meta["namespace"]) == (kind.kind, "chat", "team")
-        assert meta["labels"] == names.labels_of("chat")
-        assert "annotations" not in meta
+        of_one = {LABEL_REVISION: plan.revision} if kind in PER_REVISION else {}
+        name = f"chat-{plan.revision}" if of_one else "chat"
+        assert (child["kind"], meta["name"], meta["namespace"]) == (kind.kind, name, "team")
+        assert meta["labels"] == names.labels_of("chat") | of_one
+        assert set(meta.get("annotations", ())) <= {SPEC_ANNOTATION}
         assert meta["ownerReferences"] == [
             {
                 "apiVersion": names.API_VERSION,
@@ -53,17 +61,17 @@ def test_the_children_carry_labels_owner_and_nothing_of_the_parents_metadata(rec
 
 def test_the_service_selects_the_pods_of_any_revision(recorded):
     plan = recorded.plan(recorded.parent())
-    selector = plan.children[SERVICE]["spec"]["selector"]
-    labels = plan.children[DEPLOYMENT]["spec"]["template"]["metadata"]["labels"]
+    selector = plan.of_kind(SERVICE)[0]["spec"]["selector"]
+    labels = plan.of_kind(DEPLOYMENT)[0]["spec"]["template"]["metadata"]["labels"]
     assert selector.items() <= labels.items()
     assert LABEL_REVISION not in selector
     assert (
-        plan.children[SERVICE]["spec"]["ports"][0] | {"port": 80, "targetPort": "http"}
-        == (plan.children[SERVICE]["spec"]["ports"][0])
+        plan.of_kind(SERVICE)[0]["spec"]["ports"][0] | {"port": 80, "targetPort": "http"}
+        == (plan.of_kind(SERVICE)[0]["spec"]["ports"][0])
     )
     assert engine_of(plan)["ports"][0]["containerPort"] == 8000
-    assert plan.children[PDB]["spec"]["maxUnavailable"] == 1
-    assert plan.children[PDB]["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
+    assert plan.of_kind(PDB)[0]["spec"]["maxUnavailable"] == 1
+    assert plan.of_kind(PDB)[0]["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 @pytest.mark.parametrize(
@@ -140,9 +148,8 @@ def test_every_setting_becomes_a_flag(recorded):
         "--max-num-batched-tokens 256 --memory-percent 50 --no-enable-prefix-caching --drain-seconds 0"
     )
     assert engine_of(plan)["image"] == "mine:2"
-    spec = plan.children[DEPLOYMENT]["spec"]
-    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
-    assert spec["progressDeadlineSeconds"] == 60
+    values = plan.values
+    assert (values.max_surge, values.max_unavailable, values.progress_deadline_seconds) == (0, 1, 60)
     assert pod_of(plan)["terminationGracePeriodSeconds"] == 30
     assert origins(plan)["engine.image"] == ("mine:2", "spec")
     assert origins(plan)["engine.prefixCaching"] == ("false", "spec")
@@ -219,7 +226,7 @@ def test_the_overlay_reaches_the_pod_and_our_labels_win(recorded):
         "imagePullSecrets": ["pull"],
     }
     plan = recorded.plan(recorded.parent(podTemplate=overlay, rollout={"restartToken": "again"}))
-    template = plan.children[DEPLOYMENT]["spec"]["template"]
+    template = plan.of_kind(DEPLOYMENT)[0]["spec"]["template"]
     assert template["metadata"]["labels"][names.LABEL_DEPLOYMENT] == "chat"
     assert template["metadata"]["labels"]["team"] == "a"
     assert template["metadata"]["annotations"] == {"a": "b", "slipway.dev/restart-token": "again"}
@@ -247,7 +254,7 @@ def test_what_shapes_pods_changes_the_revision_and_nothing_else_does(recorded):
 def test_suspended_is_zero_replicas(recorded):
     plan = recorded.plan(recorded.parent(suspend=True, replicas=3))
     assert plan.suspended
-    assert plan.children[DEPLOYMENT]["spec"]["replicas"] == 0
+    assert plan.of_kind(DEPLOYMENT)[0]["spec"]["replicas"] == 0
 
 
 @pytest.mark.parametrize(
@@ -261,7 +268,7 @@ def test_suspended_is_zero_replicas(recorded):
     ],
 )
 def test_an_object_of_another_schema_is_refused_by_field(recorded, spec, says):
-    refusal = make_plan(recorded.parent(**spec), recorded.here)
+    refusal = make_plan(World(recorded.parent(**spec)), recorded.here, recorded.moment)
     assert isinstance(refusal, Refusal)
     assert refusal.reason is Reason.INVALID_SPEC
     assert says in refusal.message
@@ -271,7 +278,7 @@ def test_an_object_of_another_schema_is_refused_by_field(recorded, spec, says):
 def test_no_stored_object_breaks_the_planner(recorded, spec):
     parent = recorded.parent()
     parent["spec"] = spec
-    assert isinstance(make_plan(parent, recorded.here), Refusal)
+    assert isinstance(make_plan(World(parent), recorded.here, recorded.moment), Refusal)
 
 
 @given(st.none() | st.integers(0, 5), st.none() | st.integers(0, 5))
@@ -331,11 +338,11 @@ specs = st.fixed_dictionaries(
 def test_any_valid_object_is_planned_and_planned_the_same_again(spec):
     parent = {"metadata": {"name": "x", "namespace": "n", "uid": "u"}, "spec": spec}
     plan, again = (
-        make_plan(parent, Installation("image")),
-        make_plan(json.loads(json.dumps(parent)), Installation("image")),
+        make_plan(World(parent), Installation("image"), 0.0),
+        make_plan(World(json.loads(json.dumps(parent))), Installation("image"), 0.0),
     )
     assert isinstance(plan, Plan)
-    assert json.dumps(list(plan.children.values())) == json.dumps(list(again.children.values()))
+    assert json.dumps([child for _, child in plan.children]) == json.dumps([c for _, c in again.children])
     limits, requests = (
         engine_of(plan)["resources"].get("limits", {}),
         engine_of(plan)["resources"].get("requests", {}),

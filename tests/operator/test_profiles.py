@@ -8,7 +8,7 @@ import pytest
 
 from slipway_api.conditions import Reason
 from slipway_operator.kinds import DEPLOYMENT, NETWORK_POLICY
-from slipway_operator.plan import Installation, make_plan
+from slipway_operator.plan import Installation, World, make_plan
 from slipway_operator.plan.profiles import (
     CUSTOM,
     PROFILES,
@@ -67,8 +67,9 @@ def test_no_value_becomes_two_arguments_and_a_missing_one_becomes_none():
 
 
 def policy_of(recorded, peers):
-    plan = make_plan(recorded.parent(), Installation(recorded.image, peers=peers))
-    return plan.children.get(NETWORK_POLICY)
+    here = Installation(recorded.image, peers=peers)
+    found = make_plan(World(recorded.parent()), here, recorded.moment).of_kind(NETWORK_POLICY)
+    return found[0] if found else None
 
 
 def test_the_network_policy_admits_its_group_and_whom_the_chart_names(recorded):

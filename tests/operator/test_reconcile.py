@@ -11,8 +11,10 @@ from slipway_api.conditions import Reason
 from slipway_operator.errors import Conflict, Denied, Invalid, NotPermitted, Retryable, Terminal
 from slipway_operator.freshness import Freshness
 from slipway_operator.intake import Intake, matters
-from slipway_operator.kinds import DEPLOYMENT, NETWORK_POLICY, PARENT, PDB, POD, SERVICE, WATCHED, Key
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, PARENT, PDB, POD, SERVICE, WATCHED, Key
 from slipway_operator.metrics import Metrics
+from slipway_operator.moments import seconds_of
+from slipway_operator.problems import Result
 from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
 from slipway_operator.store import Store
@@ -31,12 +33,18 @@ class Operator:
         self.intake = Intake(self.store, self.queue, self.freshness, self.metrics)
         self.relister = Relister(server, self.intake, [None], 300)
         self.reconciler = Reconciler(
-            self.store, server, image, self.intake.remember, now=lambda: "2026-01-01T00:00:00Z"
+            self.store, server, image, self.intake.remember, clock=lambda: seconds_of("2026-01-01T00:00:00Z")
         )
 
     async def reconcile(self, key=KEY):
         await self.relister.fill()
-        return await self.reconciler.reconcile(key)
+        return (await self.reconciler.reconcile(key)).problems
+
+
+def only(server, kind):
+    """Return the key of the only object of a kind."""
+    (key,) = [key for one, key in server.objects if one is kind]
+    return key
 
 
 @pytest.fixture
@@ -57,12 +65,14 @@ def reason(server):
 
 async def test_children_and_status_come_into_being_and_then_nothing_is_written(server, operator, parent):
     assert await operator.reconcile() == []
-    assert {kind for kind, _ in server.objects} == {PARENT, NETWORK_POLICY, DEPLOYMENT, SERVICE, PDB}
+    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD}
+    name = only(server, DEPLOYMENT).name
     assert server.writes == [
+        f"controllerrevisions team/{name}",
         "networkpolicies team/chat",
         "services team/chat",
         "poddisruptionbudgets team/chat",
-        "deployments team/chat",
+        f"deployments team/{name}",
         "llmdeployments/status team/chat",
     ]
     server.writes.clear()
@@ -85,7 +95,7 @@ async def test_a_new_operator_of_the_same_version_writes_nothing(server, operato
 
 
 @pytest.mark.parametrize("happens", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 6])
 @pytest.mark.parametrize("change", [{}, {"replicas": 3}], ids=["creating", "changing"])
 async def test_a_kill_at_any_write_ends_in_the_same_state(server, recorded, killed, number, happens, change):
     server.put(PARENT, recorded.parent())
@@ -123,26 +133,52 @@ def bare(server):
 @pytest.mark.parametrize("kind", [DEPLOYMENT, SERVICE, PDB], ids=lambda kind: kind.kind)
 async def test_an_edited_and_a_deleted_child_come_back(server, operator, parent, kind):
     await operator.reconcile()
-    wanted = copy.deepcopy(server.objects[kind, KEY]["spec"])
-    edited = copy.deepcopy(server.objects[kind, KEY])
+    key = only(server, kind)
+    wanted = copy.deepcopy(server.objects[kind, key]["spec"])
+    edited = copy.deepcopy(server.objects[kind, key])
     edited["spec"]["selector"] = {"evil": "twin"}
     server.put(kind, edited)
     await operator.reconcile()
-    assert server.objects[kind, KEY]["spec"] == wanted
-    del server.objects[kind, KEY]
+    assert server.objects[kind, key]["spec"] == wanted
+    del server.objects[kind, key]
     await operator.reconcile()
-    assert server.objects[kind, KEY]["spec"] == wanted
+    assert server.objects[kind, key]["spec"] == wanted
+
+
+async def test_a_deleted_or_edited_revision_comes_back_as_it_was(server, operator, parent):
+    await operator.reconcile()
+    key = only(server, CONTROLLER_REVISION)
+    was = copy.deepcopy(server.objects[CONTROLLER_REVISION, key])
+    deployment = copy.deepcopy(server.objects[DEPLOYMENT, key])
+    del server.objects[CONTROLLER_REVISION, key]
+    await operator.reconcile()
+    edited = copy.deepcopy(server.objects[CONTROLLER_REVISION, key])
+    assert edited["data"]["template"] == was["data"]["template"]
+    edited["metadata"]["annotations"] = {"slipway.dev/spec": "{", "slipway.dev/outcome": "nonsense"}
+    server.put(CONTROLLER_REVISION, edited)
+    await operator.reconcile()
+    assert (
+        server.objects[CONTROLLER_REVISION, key]["metadata"]["annotations"] == was["metadata"]["annotations"]
+    )
+    assert server.objects[DEPLOYMENT, key]["spec"] == deployment["spec"]
+
+
+async def test_a_revision_that_cannot_be_stored_makes_no_pods(server, operator, parent):
+    server.refuse["controllerrevisions"] = Denied("exceeded quota: q")
+    assert [p.kind for p in await operator.reconcile()] == [CONTROLLER_REVISION]
+    assert not server.listing(DEPLOYMENT)
+    assert server.listing(SERVICE)
 
 
 async def test_a_strangers_object_is_left_alone_and_told_about(server, operator, parent):
     stranger = {"metadata": {"name": "chat", "namespace": "team"}, "spec": {"mine": True}}
-    server.put(DEPLOYMENT, stranger)
+    server.put(SERVICE, stranger)
     problems = await operator.reconcile()
     assert [p.reason for p in problems] == [Reason.CHILD_CONFLICT]
     assert "controlled by nobody; delete it or give the LLMDeployment another name" in problems[0].message
-    assert server.objects[DEPLOYMENT, KEY]["spec"] == {"mine": True}
+    assert server.objects[SERVICE, KEY]["spec"] == {"mine": True}
     assert reason(server) == Reason.CHILD_CONFLICT
-    del server.objects[DEPLOYMENT, KEY]
+    del server.objects[SERVICE, KEY]
     assert await operator.reconcile() == []
     assert reason(server) != Reason.CHILD_CONFLICT
 
@@ -153,10 +189,10 @@ async def test_a_child_on_its_way_out_is_waited_for(server, operator, parent, ow
     if owner.get("gone"):
         meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
     reference = {"kind": "LLMDeployment", "name": "chat", "uid": owner["uid"], "controller": True}
-    server.put(DEPLOYMENT, {"metadata": {**meta, "ownerReferences": [reference]}, "spec": {}})
+    server.put(SERVICE, {"metadata": {**meta, "ownerReferences": [reference]}, "spec": {}})
     problems = await operator.reconcile()
     assert [p.reason for p in problems] == [Reason.TERMINATING]
-    assert server.objects[DEPLOYMENT, KEY]["spec"] == {}
+    assert server.objects[SERVICE, KEY]["spec"] == {}
 
 
 async def test_a_refused_child_is_told_and_the_others_are_made(server, operator, parent):
@@ -167,7 +203,7 @@ async def test_a_refused_child_is_told_and_the_others_are_made(server, operator,
     assert reason(server) == Reason.QUOTA_EXCEEDED
     server.refuse.clear()
     assert await operator.reconcile() == []
-    assert (DEPLOYMENT, KEY) in server.objects
+    assert server.listing(DEPLOYMENT)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +226,11 @@ async def test_an_unreadable_object_gets_a_sentence_and_keeps_its_children(serve
     server.put(PARENT, recorded.parent(generation=2, replicas="many"))
     assert await operator.reconcile() == []
     assert reason(server) == Reason.INVALID_SPEC
-    assert {(DEPLOYMENT, KEY), (SERVICE, KEY), (PDB, KEY)} <= set(server.objects)
+    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD}
     server.put(PARENT, recorded.parent(generation=3, replicas=2))
     await operator.reconcile()
     assert reason(server) == Reason.PROGRESSING
-    assert server.objects[DEPLOYMENT, KEY]["spec"]["replicas"] == 2
+    assert server.objects[DEPLOYMENT, only(server, DEPLOYMENT)]["spec"]["replicas"] == 2
 
 
 async def test_an_object_that_is_going_or_gone_is_left_to_the_garbage_collector(server, operator, recorded):
@@ -209,7 +245,7 @@ async def test_an_object_that_is_going_or_gone_is_left_to_the_garbage_collector(
 async def test_an_object_deleted_during_its_reconcile_is_no_error(server, operator, parent):
     await operator.relister.fill()
     del server.objects[PARENT, KEY]
-    assert await operator.reconciler.reconcile(KEY) == []
+    assert not (await operator.reconciler.reconcile(KEY)).problems
 
 
 async def test_the_events_of_a_failed_pull_are_read_only_where_a_pull_secret_is_named(
@@ -257,13 +293,13 @@ async def test_events_of_children_queue_the_parent_they_had_and_the_one_they_hav
     operator.intake.take(SERVICE, "MODIFIED", service)
     assert await queue.get() == KEY
     queue.done(KEY)
-    operator.intake.take(DEPLOYMENT, "DELETED", server.objects[DEPLOYMENT, KEY])
+    operator.intake.take(DEPLOYMENT, "DELETED", server.listing(DEPLOYMENT)[0])
     assert await queue.get() == KEY
 
 
 async def test_a_relist_finds_what_the_watch_lost(server, operator, parent):
     await operator.reconcile()
-    del server.objects[DEPLOYMENT, KEY]
+    del server.objects[DEPLOYMENT, only(server, DEPLOYMENT)]
     server.put(PARENT, server.objects[PARENT, KEY])
     operator.queue.close()
     operator.intake._queue = WorkQueue()
@@ -292,7 +328,7 @@ async def test_a_failing_object_comes_back_later_and_stops_nobody(error, counted
         if key.name == "bad":
             raise error
         done.set()
-        return ()
+        return Result()
 
     worker = asyncio.create_task(work(queue, reconcile, metrics))
     queue.add(Key("n", "bad"))

@@ -15,20 +15,17 @@ from slipway_operator.explain.denials import explain_denial
 from slipway_operator.explain.pods import explain_pod
 from slipway_operator.explain.termination import explain_termination
 from slipway_operator.kinds import DEPLOYMENT
-from slipway_operator.plan import make_plan
+from slipway_operator.moments import text_of
+from slipway_operator.plan import World, make_plan
 from slipway_operator.problems import ApplyProblem
 from slipway_operator.status import Observation, build_status, pull_failures
 
 
-def observe(recorded, parent, *pods, deployment=None, **more):
-    return Observation(
-        parent=parent,
-        plan=make_plan(parent, recorded.here),
-        deployment=deployment or recorded.deployment(parent),
-        pods=pods,
-        now=recorded.now,
-        **more,
-    )
+def observe(recorded, parent, *pods, deployment=None, others=(), revisions=(), **more):
+    deployments = [deployment or recorded.deployment(parent), *others]
+    world = World(parent, deployments=deployments, revisions=revisions, pods=pods)
+    plan = make_plan(world, recorded.here, recorded.moment)
+    return Observation(world=world, plan=plan, now=recorded.now, **more)
 
 
 def conditions(status):
@@ -341,6 +338,7 @@ def test_a_served_object_is_ready_with_everything_in_its_place(recorded):
         "Accepted": ("True", "Accepted"),
         "ModelReady": ("True", "ModelLoaded"),
         "Available": ("True", "MinimumReplicasAvailable"),
+        "UpToDate": ("True", "UpToDate"),
         "Reconciling": ("False", "UpToDate"),
         "Stalled": ("False", "UpToDate"),
         "Ready": ("True", "Ready"),
@@ -367,7 +365,8 @@ def test_a_failing_rollout_is_told_while_the_old_pods_serve(recorded):
         new,
         recorded.ready(old),
         recorded.pod(new, "pod-pull", name="chat-2-a"),
-        deployment=recorded.deployment(new, replicas=2, updatedReplicas=1),
+        others=[recorded.deployment(old)],
+        revisions=[recorded.revision(old)],
     )
     status = build_status(seen)
     assert (status["replicas"], status["readyReplicas"], status["updatedReplicas"]) == (2, 1, 1)
@@ -399,17 +398,11 @@ def test_no_pods_on_purpose_is_ready_once_the_last_one_is_gone(recorded, spec, r
 
 
 def test_a_passed_deadline_stalls_and_keeps_the_cause(recorded):
-    parent = recorded.parent()
-    late = recorded.deployment(parent, replicas=1, updatedReplicas=1)
-    late["status"]["conditions"] = [
-        {
-            "type": "Progressing",
-            "status": "False",
-            "reason": "ProgressDeadlineExceeded",
-            "message": "timed out",
-        }
-    ]
-    status = build_status(observe(recorded, parent, recorded.pod(parent, "pod-cpu"), deployment=late))
+    parent = recorded.parent(rollout={"progressDeadlineSeconds": 60})
+    pod = recorded.pod(parent, "pod-cpu")
+    scheduled = next(c for c in pod["status"]["conditions"] if c["type"] == "PodScheduled")
+    scheduled["lastTransitionTime"] = text_of(recorded.moment - 60)
+    status = build_status(observe(recorded, parent, pod))
     assert conditions(status)["Stalled"] == ("True", Reason.PROGRESS_DEADLINE_EXCEEDED)
     assert conditions(status)["Reconciling"][0] == "False"
     assert ready(status)[1] == Reason.UNSCHEDULABLE
@@ -418,13 +411,8 @@ def test_a_passed_deadline_stalls_and_keeps_the_cause(recorded):
 
 def test_an_object_that_cannot_be_read_is_refused_and_left_alone(recorded):
     parent = recorded.parent(rolluot={}, replicas=-1)
-    seen = Observation(
-        parent=parent,
-        plan=make_plan(parent, recorded.here),
-        deployment=recorded.deployment(recorded.parent(replicas=2)),
-        pods=[recorded.ready(recorded.parent())],
-        now=recorded.now,
-    )
+    was = recorded.deployment(recorded.parent(replicas=2))
+    seen = observe(recorded, parent, recorded.ready(recorded.parent()), deployment=was)
     status = build_status(seen)
     assert status["ready"] == "1/2"
     assert conditions(status)["Accepted"] == ("False", Reason.INVALID_SPEC)
@@ -437,7 +425,7 @@ def test_an_object_that_cannot_be_read_is_refused_and_left_alone(recorded):
 
 def test_an_unknown_accelerator_lists_the_known_ones(recorded):
     parent = recorded.parent(accelerator={"type": "zx81"})
-    seen = Observation(parent, make_plan(parent, recorded.here), None, [], recorded.now)
+    seen = observe(recorded, parent, deployment=recorded.deployment(recorded.parent()))
     _, reason, message = ready(build_status(seen))
     assert reason == Reason.UNKNOWN_ACCELERATOR
     assert "nvidia-l4-24gb" in message

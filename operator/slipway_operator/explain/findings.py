@@ -21,6 +21,7 @@ TERMINAL: Final = frozenset(
         Reason.MODEL_CORRUPT,
         Reason.DOES_NOT_FIT,
         Reason.INVALID_ARGUMENT,
+        Reason.ROLLOUT_FAILED,
     }
 )
 # What the engine reports about the model itself.

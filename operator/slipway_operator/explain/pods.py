@@ -37,7 +37,7 @@ _SECRETS_MISSING: Final = re.compile(r"\(([^)]+)\)")
 
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """Return whether a pod gets traffic."""
-    return not is_leaving(pod) and _condition(pod, "Ready").get("status") == "True"
+    return not is_leaving(pod) and condition_of(pod, "Ready").get("status") == "True"
 
 
 def is_leaving(pod: Mapping[str, Any]) -> bool:
@@ -82,7 +82,7 @@ def _failed(pod: Object) -> Finding | None:
 
 
 def _unschedulable(pod: Object) -> Finding | None:
-    scheduled = _condition(pod, "PodScheduled")
+    scheduled = condition_of(pod, "PodScheduled")
     if scheduled.get("status") != "False":
         return None
     message = clean(_PREEMPTION.sub("", str(scheduled.get("message") or "no node fits")))
@@ -164,7 +164,7 @@ def _fell_ill(pod: Object) -> Finding | None:
     running = next(
         (state.get("running") for name, state, _ in _states(pod) if name == names.ENGINE_CONTAINER), None
     )
-    changed = _condition(pod, "Ready").get("lastTransitionTime")
+    changed = condition_of(pod, "Ready").get("lastTransitionTime")
     if not running or not changed or str(changed) <= str(running.get("startedAt") or changed):
         return None
     text = "the engine served and stopped reporting ready: it hangs or is overloaded"
@@ -179,12 +179,13 @@ def _on_the_way(pod: Object) -> Finding:
     if names.FETCH_CONTAINER in running:
         text = "the model is being downloaded"
         return Finding(Reason.FETCHING, text, _logs(pod, names.FETCH_CONTAINER), on_the_way=True)
-    if _condition(pod, "PodScheduled").get("status") == "True":
+    if condition_of(pod, "PodScheduled").get("status") == "True":
         return Finding(Reason.STARTING, "containers are being created", _describe(pod), on_the_way=True)
     return Finding(Reason.SCHEDULING, "pods wait for a node", _describe(pod), on_the_way=True)
 
 
-def _condition(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+def condition_of(pod: Mapping[str, Any], kind: str) -> Mapping[str, Any]:
+    """Return a pod's condition; empty where it has none of that kind."""
     for condition in (pod.get("status") or {}).get("conditions") or ():
         if condition.get("type") == kind:
             return dict(condition)

@@ -1,38 +1,63 @@
-"""The plan for one LLMDeployment: its children, or the sentence why there can be none."""
+"""The plan for one LLMDeployment: its children as they should be next, or why there can be none."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import ValidationError
 
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentSpec
-from slipway_operator.kinds import Kind, Object, key_of
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, Kind, Object, key_of
 from slipway_operator.plan.classes import Refused, classed
+from slipway_operator.plan.course import Course, chart
 from slipway_operator.plan.effective import Effective, UnknownAccelerator, resolve
+from slipway_operator.plan.history import History, recall
 from slipway_operator.plan.installation import Installation
-from slipway_operator.plan.render import render_children
+from slipway_operator.plan.pod import render_pod
+from slipway_operator.plan.render import owner_reference, render_deployment, render_single
+from slipway_operator.plan.revision import Rendering, render_revision
 from slipway_operator.plan.support import unsupported_field
+from slipway_operator.plan.world import World
 
 MAX_PROBLEMS = 3
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What should be."""
+    """What should be next.
+
+    Attributes:
+        suspended: whether the object is parked.
+        values: the values in force for what the operator would render now.
+        children: what to apply, in this order.
+        surplus: children to delete after that.
+        history: the revisions, and which of them is wanted.
+        course: where the rollout stands.
+    """
 
     suspended: bool
     values: Effective
-    children: Mapping[Kind, Object]
-    revision: str
+    children: Sequence[tuple[Kind, Object]]
+    surplus: Sequence[tuple[Kind, Object]]
+    history: History
+    course: Course = field(repr=False)
 
     @property
     def replicas(self) -> int:
-        """Return the number of pods wanted."""
+        """Return the number of replicas wanted."""
         return self.values.replicas
+
+    def of_kind(self, kind: Kind) -> list[Object]:
+        """Return the children of one kind that are to be applied."""
+        return [child for one, child in self.children if one is kind]
+
+    @property
+    def revision(self) -> str:
+        """Return the revision that the object asks for."""
+        return self.history.desired.name
 
 
 @dataclass(frozen=True)
@@ -43,13 +68,12 @@ class Refusal:
     message: str
 
 
-def make_plan(
-    parent: Mapping[str, Any], installation: Installation, classes: Mapping[str, Object] | None = None
-) -> Plan | Refusal:
-    """Return the plan for an LLMDeployment as the API server stores it; `classes` are all there are."""
+def make_plan(world: World, installation: Installation, now: float) -> Plan | Refusal:
+    """Return the plan for an LLMDeployment. `now` is in seconds since 1970."""
+    parent = world.parent
     try:
         given = LLMDeploymentSpec.model_validate(parent.get("spec") or {})
-        found = classed(given, key_of(parent).namespace, classes or {})
+        found = classed(given, key_of(parent).namespace, world.classes)
         spec = found.spec
         missing = unsupported_field(spec)
         if missing is not None:
@@ -61,8 +85,55 @@ def make_plan(
         return Refusal(error.reason, str(error))
     except UnknownAccelerator as error:
         return Refusal(Reason.UNKNOWN_ACCELERATOR, str(error))
-    children, revision = render_children(parent, spec, values, installation)
-    return Plan(spec.suspend, values, children, revision)
+    noted = tuple(value.model_dump(by_alias=True, exclude_none=True) for value in values.values)
+    rendering = Rendering(render_pod(key_of(parent).name, spec, values), noted)
+    history = recall(world, rendering, automatic=_automatic(spec))
+    course = chart(world, history, spec, values, now)
+    return Plan(
+        suspended=spec.suspend,
+        values=values,
+        children=[*_children(parent, course, values, installation)],
+        surplus=_surplus(world, course),
+        history=course.history,
+        course=course,
+    )
+
+
+def _automatic(spec: LLMDeploymentSpec) -> bool:
+    return spec.rollout is not None and spec.rollout.upgrade_policy == "Automatic"
+
+
+def _children(
+    parent: Object, course: Course, values: Effective, installation: Installation
+) -> list[tuple[Kind, Object]]:
+    """Return what to apply: revisions before the Deployments made from them, less before more pods."""
+    owner = owner_reference(parent)
+    known = course.history.by_name
+    stored = [(CONTROLLER_REVISION, render_revision(parent, one, owner)) for one in course.history.to_write]
+    single = [*render_single(parent, values, installation).items()]
+    deployments = [
+        (
+            DEPLOYMENT,
+            render_deployment(
+                parent, known[name], count, in_place=course.step.in_place and name == course.target
+            ),
+        )
+        for name, count in sorted(course.step.replicas.items(), key=lambda item: course.growth(*item))
+        if name in known
+    ]
+    return [*stored, *single, *deployments]
+
+
+def _surplus(world: World, course: Course) -> list[tuple[Kind, Object]]:
+    """Return the Deployments that have no pods any more, and the revisions that need not be kept."""
+    gone = {
+        course.history.by_name[name].deployment for name in course.step.gone if name in course.history.by_name
+    }
+    old = {one.name for one in course.history.superfluous({course.target, *course.running})}
+    return [
+        *((DEPLOYMENT, obj) for obj in world.deployments if key_of(obj).name in gone),
+        *((CONTROLLER_REVISION, obj) for obj in world.revisions if course.history.revision_of(obj) in old),
+    ]
 
 
 def explain(error: ValidationError) -> str:

@@ -1,18 +1,15 @@
-"""The children of an LLMDeployment as the operator wants them: Service, disruption budget, Deployment.
+"""The children of an LLMDeployment as the operator wants them: Service, disruption budget, Deployments.
 
 Rendering is deterministic: the same object and the same operator yield the same bytes, so a reconcile of an
-unchanged world has nothing to write, and a new operator restarts no pod whose template it renders alike.
+unchanged world has nothing to write.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any, Final
 
 from slipway_api import names
-from slipway_api.v1alpha1 import LLMDeploymentSpec
 from slipway_operator.kinds import (
     DEPLOYMENT,
     NETWORK_POLICY,
@@ -27,43 +24,48 @@ from slipway_operator.kinds import (
 from slipway_operator.plan.effective import Effective
 from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.network import network_policy
-from slipway_operator.plan.pod import render_pod
+from slipway_operator.plan.revision import LABEL_REVISION, Revision, name_of
 
-LABEL_REVISION: Final = f"{names.GROUP}/revision"
-REVISION_LENGTH: Final = 10
+IN_PLACE_ANNOTATION: Final = f"{names.GROUP}/in-place"
+# Kubernetes' own deadline never passes: ours starts when the weights are local, which it cannot know.
+NO_DEADLINE: Final = 2**31 - 1
 
 
-def render_children(
-    parent: Mapping[str, Any], spec: LLMDeploymentSpec, values: Effective, installation: Installation
-) -> tuple[dict[Kind, Object], str]:
-    """Return the children by kind, and the revision of the pods they ask for."""
+def render_single(
+    parent: Mapping[str, Any], values: Effective, installation: Installation
+) -> dict[Kind, Object]:
+    """Return the children of which there is one per object, by kind."""
     name = key_of(parent).name
-    template = render_pod(name, spec, values)
-    revision = revision_of(template)
-    template["metadata"]["labels"][LABEL_REVISION] = revision
-    bodies = {
-        SERVICE: _service(name),
-        PDB: _disruption_budget(name),
-        DEPLOYMENT: _deployment(name, template, values),
-    }
+    bodies = {SERVICE: _service(name), PDB: _disruption_budget(name)}
     if installation.peers is not None:
         bodies = {NETWORK_POLICY: network_policy(name, values.profile.port, installation.peers), **bodies}
-    children = {
-        kind: {
-            "apiVersion": kind.api_version,
-            "kind": kind.kind,
-            "metadata": _metadata(parent),
-            "spec": body,
-        }
-        for kind, body in bodies.items()
+    return {kind: _child(parent, kind, name, body) for kind, body in bodies.items()}
+
+
+def render_deployment(
+    parent: Mapping[str, Any], revision: Revision, replicas: int, *, in_place: bool = False
+) -> Object:
+    """Return the Deployment of a revision. `in_place` marks that there is no room for a surge."""
+    key = key_of(parent)
+    name = revision.deployment or name_of(key, revision.name)
+    selector = names.selector_of(key.name)
+    if name != key.name:
+        selector |= {LABEL_REVISION: revision.name}
+    # Else it was made by an operator that kept no revisions, and a selector cannot be changed.
+    body = {
+        "replicas": replicas,
+        "selector": {"matchLabels": selector},
+        # Its template never changes; this is how Kubernetes undoes an edit by hand.
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "progressDeadlineSeconds": NO_DEADLINE,
+        "revisionHistoryLimit": 1,
+        "template": revision.template,
     }
-    return children, revision
-
-
-def revision_of(template: Mapping[str, Any]) -> str:
-    """Return a short name for everything that shapes a pod."""
-    canonical = json.dumps(template, sort_keys=True, separators=(",", ":")).encode()
-    return hashlib.sha256(canonical).hexdigest()[:REVISION_LENGTH]
+    child = _child(parent, DEPLOYMENT, name, body)
+    child["metadata"]["labels"] |= {LABEL_REVISION: revision.name}
+    if in_place:
+        child["metadata"]["annotations"] = {IN_PLACE_ANNOTATION: "true"}
+    return child
 
 
 def owner_reference(parent: Mapping[str, Any]) -> Object:
@@ -77,27 +79,18 @@ def owner_reference(parent: Mapping[str, Any]) -> Object:
     }
 
 
-def _metadata(parent: Mapping[str, Any]) -> Object:
+def _child(parent: Mapping[str, Any], kind: Kind, name: str, body: Object) -> Object:
     key = key_of(parent)
     return {
-        "name": key.name,
-        "namespace": key.namespace,
-        "labels": names.labels_of(key.name),
-        "ownerReferences": [owner_reference(parent)],
-    }
-
-
-def _deployment(name: str, template: Object, values: Effective) -> Object:
-    return {
-        "replicas": values.replicas,
-        "selector": {"matchLabels": names.selector_of(name)},
-        "strategy": {
-            "type": "RollingUpdate",
-            "rollingUpdate": {"maxSurge": values.max_surge, "maxUnavailable": values.max_unavailable},
+        "apiVersion": kind.api_version,
+        "kind": kind.kind,
+        "metadata": {
+            "name": name,
+            "namespace": key.namespace,
+            "labels": names.labels_of(key.name),
+            "ownerReferences": [owner_reference(parent)],
         },
-        "progressDeadlineSeconds": values.progress_deadline_seconds,
-        "revisionHistoryLimit": 5,
-        "template": template,
+        "spec": body,
     }
 
 

@@ -26,9 +26,6 @@ UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "accelerator.mig": (),
     "accelerator.capacity": (),
     "autoscaling": (),
-    "rollout.paused": (False,),
-    "rollout.canary": (),
-    "rollout.upgradePolicy": (),
     "routing": (),
 }
 """Paths below `spec`, each with the values that ask for nothing beyond what is done anyway."""

@@ -28,6 +28,10 @@ class Verdict:
     ready: int
     enough: bool
     suspended: bool
+    held: Reason | None = None
+    """Why a rollout that is as far as it may go is not at its end: paused, or a canary."""
+    upgrade: str | None = ""
+    """What the operator would make otherwise now, in one sentence; empty: nothing; None: nobody knows."""
 
     @property
     def stalled(self) -> bool:
@@ -49,6 +53,7 @@ def conditions_of(verdict: Verdict, parent: Object, now: str) -> list[StatusCond
         Condition.ACCEPTED: _accepted(verdict),
         Condition.MODEL_READY: _model_ready(verdict),
         Condition.AVAILABLE: _available(verdict),
+        Condition.UP_TO_DATE: _up_to_date(verdict),
         Condition.RECONCILING: _reconciling(verdict),
         Condition.STALLED: _stalled(verdict),
         Condition.READY: _ready(verdict),
@@ -113,9 +118,21 @@ def _available(verdict: Verdict) -> Told:
     return "False", Reason.MINIMUM_REPLICAS_UNAVAILABLE, serving
 
 
+def _up_to_date(verdict: Verdict) -> Told:
+    if verdict.refusal is not None or verdict.upgrade is None:
+        return (
+            "Unknown",
+            verdict.refusal.reason if verdict.refusal else Reason.PROGRESSING,
+            "Nothing is planned.",
+        )
+    if verdict.upgrade:
+        return "False", Reason.UPGRADE_AVAILABLE, verdict.upgrade
+    return "True", Reason.UP_TO_DATE, "The object asks for what this operator would make of it now."
+
+
 def _reconciling(verdict: Verdict) -> Told:
     if verdict.complete:
-        return "False", Reason.UP_TO_DATE, "Nothing is left to change."
+        return "False", verdict.held or Reason.UP_TO_DATE, "Nothing is left to change."
     reason = _reason(verdict)
     return ("False" if verdict.stalled else "True"), reason, sentence(verdict)
 
@@ -137,6 +154,14 @@ def _ready(verdict: Verdict) -> Told:
         return "True", Reason.SUSPENDED, "Suspended: no pods run until spec.suspend is false again."
     if verdict.zero is not None:
         return "True", verdict.zero, "No pods run, as spec.replicas: 0 asks for."
+    if verdict.held is Reason.PAUSED:
+        message = f"{sentence(verdict)[:-1]}; the rollout is held until spec.rollout.paused is false again."
+        return "True", Reason.PAUSED, message
+    if verdict.held is not None:
+        message = (
+            f"{sentence(verdict)[:-1]}; the rollout goes on when spec.rollout.canary is removed or raised."
+        )
+        return "True", verdict.held, message
     return "True", Reason.READY, sentence(verdict)
 
 

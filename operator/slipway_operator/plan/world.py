@@ -1,0 +1,31 @@
+"""What one reconcile sees: one LLMDeployment, and everything that belongs to it, at one moment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from slipway_operator.kinds import Kind, Object
+
+
+@dataclass(frozen=True)
+class World:
+    """One LLMDeployment with what belongs to it.
+
+    Attributes:
+        parent: the LLMDeployment as the API server stores it.
+        children: its Service and disruption budget, by kind; None where there is none.
+        deployments: its Deployments, one a revision.
+        revisions: its ControllerRevisions.
+        pods: the pods of its Deployments, leaving ones too.
+        classes: all LLMClasses there are, by name.
+        holders: who holds accelerators like those that its pods wait for, as words for people.
+    """
+
+    parent: Object
+    children: Mapping[Kind, Object | None] = field(default_factory=dict)
+    deployments: Sequence[Object] = ()
+    revisions: Sequence[Object] = ()
+    pods: Sequence[Object] = ()
+    classes: Mapping[str, Object] = field(default_factory=dict)
+    holders: str = ""
