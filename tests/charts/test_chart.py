@@ -215,7 +215,7 @@ class TestRights:
         roles = [role for role in of_kind(objects, "Role") if role["metadata"]["name"] == "slipway-operator"]
         assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
         for role in roles:
-            assert granted(role["rules"]) == dict(expected_rights())
+            assert granted(role["rules"]) == dict(expected_rights(kinds.WATCHED_IN_NAMESPACES))
 
     def test_bind_the_account_that_the_pods_use(self, render: Render) -> None:
         objects = render()
@@ -276,9 +276,11 @@ def granted(rules: list[Object]) -> dict[tuple[str, str], set[str]]:
     }
 
 
-def expected_rights() -> Iterator[tuple[tuple[str, str], set[str]]]:
+def expected_rights(
+    watched: tuple[kinds.Kind, ...] = kinds.WATCHED,
+) -> Iterator[tuple[tuple[str, str], set[str]]]:
     """What the operator's own list of kinds says that it does with each."""
-    for kind in kinds.WATCHED:
+    for kind in watched:
         writes = {"create", "patch"} if kind in kinds.CHILDREN else set()
         writes |= {"delete"} if kind in kinds.PER_REVISION else set()
         yield (kind.group, kind.plural), {"get", "list", "watch"} | writes

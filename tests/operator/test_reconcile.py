@@ -11,7 +11,17 @@ from slipway_api.conditions import Reason
 from slipway_operator.errors import Conflict, Denied, Invalid, NotPermitted, Retryable, Terminal
 from slipway_operator.freshness import Freshness
 from slipway_operator.intake import Intake, matters
-from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, PARENT, PDB, POD, SERVICE, WATCHED, Key
+from slipway_operator.kinds import (
+    CONTROLLER_REVISION,
+    DEPLOYMENT,
+    LLM_CLASS,
+    PARENT,
+    PDB,
+    POD,
+    SERVICE,
+    WATCHED,
+    Key,
+)
 from slipway_operator.metrics import Metrics
 from slipway_operator.moments import seconds_of
 from slipway_operator.problems import Result
@@ -65,7 +75,7 @@ def reason(server):
 
 async def test_children_and_status_come_into_being_and_then_nothing_is_written(server, operator, parent):
     assert await operator.reconcile() == []
-    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD}
+    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD, LLM_CLASS}
     name = only(server, DEPLOYMENT).name
     assert server.writes == [
         f"controllerrevisions team/{name}",
@@ -226,7 +236,7 @@ async def test_an_unreadable_object_gets_a_sentence_and_keeps_its_children(serve
     server.put(PARENT, recorded.parent(generation=2, replicas="many"))
     assert await operator.reconcile() == []
     assert reason(server) == Reason.INVALID_SPEC
-    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD}
+    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD, LLM_CLASS}
     server.put(PARENT, recorded.parent(generation=3, replicas=2))
     await operator.reconcile()
     assert reason(server) == Reason.PROGRESSING

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway_api import names
 from slipway_operator.freshness import Freshness
 from slipway_operator.intake import Intake
-from slipway_operator.kinds import DEPLOYMENT, LLM_CLASS, PARENT, POD, Key
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, LLM_CLASS, PARENT, POD, Key
 from slipway_operator.metrics import Metrics
 from slipway_operator.store import BURIED, Store, slim
 from slipway_operator.workqueue import WorkQueue
@@ -73,10 +75,15 @@ def test_a_list_brings_what_is_new_and_takes_what_is_gone():
 
 def test_slimming_keeps_what_is_read(recorded):
     pod = recorded.load("pod-secret")
-    pod["spec"]["containers"] = [{"name": "engine"}]
-    assert slim(POD, pod)["spec"] == {
+    limits = {"nvidia.com/gpu": "2", "memory": "2Gi"}
+    pod["spec"]["containers"] = [{"name": "engine", "args": ["x"], "resources": {"limits": limits}}]
+    slimmed = slim(POD, pod)["spec"]
+    assert slimmed.pop("containers") == [{"name": "engine", "resources": {"limits": {"nvidia.com/gpu": "2"}}}]
+    assert slimmed == {
         k: pod["spec"][k] for k in ("imagePullSecrets", "nodeName", "terminationGracePeriodSeconds")
     }
+    revision = recorded.load("live-controllerrevision")
+    assert json.loads(slim(CONTROLLER_REVISION, revision)["data"]) == revision["data"]
     live = recorded.load("live-deployment")
     managers = {entry["manager"] for entry in live["metadata"]["managedFields"]}
     assert managers == {names.FIELD_MANAGER, "kube-controller-manager"}

@@ -37,9 +37,7 @@ class Progress:
     again: float | None = None
 
 
-def progress_of(
-    pods: Iterable[Object], deadline: float, now: float
-) -> Progress:
+def progress_of(pods: Iterable[Object], deadline: float, now: float) -> Progress:
     """Return how `pods` are coming along."""
     overdue, failed, again = None, None, None
     for pod in pods:
