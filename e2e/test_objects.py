@@ -42,6 +42,15 @@ def manifest(name="wrong", **spec):
             manifest(podTemplate={"resources": {"limits": {"memory": "4 GB"}}}),
             "must be a Kubernetes quantity",
         ),
+        (manifest(model={**GOOD_MODEL, "credentials": {}}), "exactly one of credentials.secretName"),
+        (manifest(model={**GOOD_MODEL, "cache": {"mode": "Image"}}), "mounts an oci:// source"),
+        (manifest(engine={"runtime": "custom"}), "engine.custom belongs to"),
+        (manifest(engine={"speculative": {"method": "draft"}}), "belongs to method draft"),
+        (manifest(parallelism={"tensor": "all"}), "auto or a number from 1 to 64"),
+        (manifest(accelerator={"type": "cpu", "mig": {"profile": "1g.10gb"}}), "slice of an NVIDIA GPU"),
+        (manifest(slo={"objective": 100}), "above 0 and below 100"),
+        (manifest(autoscaling={"minReplicas": 3, "maxReplicas": 2}), "raise maxReplicas"),
+        (manifest(podTemplate={"volumeMounts": [{"name": "a", "mountPath": "/a"}]}), "add the volume"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -52,15 +61,26 @@ def test_a_wrong_object_is_refused_with_a_sentence(kube, operator, namespace, wr
     assert kube.get("llmdep", wrong["metadata"]["name"], namespace) is None
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.stem)
 def test_every_example_is_accepted(kube, operator, namespace, example):
     assert "created" in kube("apply", "-n", namespace, "--dry-run=server", "-f", str(example))
+
+
+def test_a_wrong_class_is_refused_with_a_sentence(kube, operator):
+    wrong = {
+        "apiVersion": "slipway.dev/v1alpha1",
+        "kind": "LLMClass",
+        "metadata": {"name": "wrong"},
+        "spec": {"allowedSources": ["HuggingFaceTB"]},
+    }
+    with pytest.raises(RuntimeError, match="must be a model source"):
+        kube("apply", "-f", "-", stdin=wrong)
 
 
 def test_the_columns_answer_what_people_ask(kube, operator, namespace):
     kube("apply", "-n", namespace, "-f", "-", stdin=manifest("columns", suspend=True))
     header = kube("get", "-n", namespace, "llmdep").splitlines()[0].split()
-    assert header == ["NAME", "READY", "REASON", "MODEL", "URL", "AGE"]
+    assert header == ["NAME", "READY", "REASON", "MODEL", "ACCELERATOR", "URL", "AGE"]
 
 
 def test_the_scale_subresource_is_kubectl_scale(kube, operator, namespace):
