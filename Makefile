@@ -15,7 +15,7 @@ export UV_SYSTEM_CERTS ?= 1
 # Lines appear as they are written, in a log file too.
 export PYTHONUNBUFFERED ?= 1
 
-.PHONY: help venv lock generate lint format test demo demo-down e2e cluster-up cluster-down images push bench clean
+.PHONY: help venv lock generate lint format test demo demo-down e2e cluster-up cluster-down images push bench soak clean
 
 help: ## List the targets
 	@if [ -t 1 ] && [ -z "$${NO_COLOR:-}" ]; then on=$$'\e[36m' off=$$'\e[0m'; else on= off=; fi
@@ -79,6 +79,9 @@ push: ## Build the images and push them to REGISTRY=
 
 bench: venv ## Measure the engine on this machine, beside transformers and the machine's floors
 	@$(PY) benchmarks/engine/run.py
+
+soak: venv ## Load the engine beyond its capacity for an hour (MINUTES=), then read mutated model files
+	@$(PY) -m benchmarks.soak --minutes $(or $(MINUTES),60)
 
 clean: ## Remove the virtual environment and tool caches of this checkout
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
