@@ -142,6 +142,7 @@ class Generation:
     usage: Usage = field(default_factory=Usage)
     finishes: list[str] = field(default_factory=list)
     first_token_seconds: float | None = None
+    _prefill_seconds: float = 0.0
     _open: dict[tuple[str, int], _Sequence] = field(default_factory=dict)
     _scores: dict[str, list[TokenLogprob]] = field(default_factory=dict)
 
@@ -164,6 +165,8 @@ class Generation:
         n = self.job.sampling.n
         for at, (request, prompt) in enumerate(zip(self.job.requests(), self.job.prompts, strict=True)):
             self._scores[request.request_id] = []
+            self.metrics.params_n.observe(n)
+            self.metrics.params_max_tokens.observe(self.job.sampling.max_tokens)
             for choice in range(n):
                 self._open[request.request_id, choice] = _Sequence(
                     at * n + choice, request, self.job.new_text(prompt)
@@ -251,6 +254,7 @@ class Generation:
         if output.index == 0:
             self.metrics.queue_time.observe(output.queue_seconds)
             self.metrics.prefill_time.observe(output.prefill_seconds)
+            self._prefill_seconds = output.prefill_seconds
             self.usage.cached_tokens += output.cached_tokens
 
     def _close(self, sequence: _Sequence, reason: str) -> None:
@@ -262,4 +266,8 @@ class Generation:
         if reason in ("stop", "length"):
             self.metrics.e2e_latency.observe(now - self.job.arrival)
             if sequence.first_token:
-                self.metrics.decode_time.observe(now - sequence.first_token)
+                decode = now - sequence.first_token
+                self.metrics.decode_time.observe(decode)
+                self.metrics.inference_time.observe(self._prefill_seconds + decode)
+                if sequence.tokens > 1:
+                    self.metrics.time_per_output_token.observe(decode / (sequence.tokens - 1))

@@ -1,12 +1,18 @@
-"""What Prometheus sees: vLLM's names under the prefix `slipway:`; every label has a fixed set of values."""
+"""What Prometheus sees: vLLM's names under the prefix `slipway:`; every label has a fixed set of values.
+
+With the alias `vllm` each of them is shown under the prefix `vllm:` too, for dashboards, autoscalers and
+endpoint pickers that look for those names.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
     disable_created_metrics,
     generate_latest,
@@ -15,12 +21,13 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
-from slipway_engine.core.messages import CoreStats
+from slipway_engine.core.messages import CoreStats, Ready
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 PREFIX = "slipway:"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+ALIASES = ("none", "vllm")
 FINISHES = ("stop", "length", "abort", "error")
 
 _FIRST_TOKEN = (
@@ -33,12 +40,17 @@ _REQUEST = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 2
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
 
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128)
+_OF_A_METRIC = re.compile(rb"^(# (?:HELP|TYPE) )?slipway:(.*\n)", re.MULTILINE)
+
+
 class Metrics:
     """The engine's metrics for one model name, in a registry of their own."""
 
-    def __init__(self, model_name: str, stats: Callable[[], CoreStats]) -> None:
+    def __init__(self, model_name: str, stats: Callable[[], CoreStats], aliases: str = "none") -> None:
         self._registry = CollectorRegistry()
         self._model = model_name
+        self._aliases = aliases
         self._registry.register(_CoreCollector(model_name, stats))
         ProcessCollector(registry=self._registry)
         self.time_to_first_token = self._histogram(
@@ -56,6 +68,18 @@ class Metrics:
         self.prefill_time = self._histogram("request_prefill_time_seconds", "Time in prefill.", _REQUEST)
         self.decode_time = self._histogram(
             "request_decode_time_seconds", "First token to last token.", _REQUEST
+        )
+        self.inference_time = self._histogram(
+            "request_inference_time_seconds", "Leaving the queue to last token.", _REQUEST
+        )
+        self.time_per_output_token = self._histogram(
+            "request_time_per_output_token_seconds",
+            "Mean time from one token to the next, a sequence.",
+            _BETWEEN_TOKENS,
+        )
+        self.params_n = self._histogram("request_params_n", "The parameter n of a request.", _COUNTS)
+        self.params_max_tokens = self._histogram(
+            "request_params_max_tokens", "The parameter max_tokens of a request.", _TOKENS
         )
         self.prompt_length = self._histogram("request_prompt_tokens", "Tokens of a prompt.", _TOKENS)
         self.generation_length = self._histogram(
@@ -84,9 +108,29 @@ class Metrics:
         """Count a request that was answered with an error status."""
         self._refused.labels(self._model, str(status)).inc()
 
+    def loaded(self, ready: Ready) -> None:
+        """Show how the cache was laid out, as an info metric."""
+        labels = {
+            "model_name": self._model,
+            "block_size": str(ready.block_size),
+            "num_gpu_blocks": str(ready.num_kv_blocks),  # vLLM's name; on a CPU these are its blocks
+            "cache_dtype": ready.dtype,
+        }
+        info = Gauge(
+            f"{PREFIX}cache_config_info",
+            "The KV cache, in its labels.",
+            list(labels),
+            registry=self._registry,
+        )
+        info.labels(**labels).set(1)
+
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        text = generate_latest(self._registry)
+        if self._aliases == "none":
+            return text
+        named = b"\\1" + self._aliases.encode() + b":\\2"
+        return text + b"".join(match.expand(named) for match in _OF_A_METRIC.finditer(text))
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         family = Histogram(f"{PREFIX}{name}", text, ["model_name"], buckets=buckets, registry=self._registry)

@@ -57,7 +57,7 @@ class Service:
         self.config = config
         self.settings = settings
         self.client = CoreClient(least_step_seconds=settings.least_step_seconds)
-        self.metrics = Metrics(settings.served_names[0], lambda: self.client.stats)
+        self.metrics = Metrics(settings.served_names[0], lambda: self.client.stats, settings.metrics_aliases)
         self.started = int(time.time())
         self.failure: EngineError | CoreFailed | None = None
         self._command = command
@@ -80,6 +80,7 @@ class Service:
         await templates.warm()
         ready = await self.client.wait_ready()
         self._model = Model(ready, tokenizer, templates, defaults)
+        self.metrics.loaded(ready)
         log.info(
             "The model is loaded.",
             extra={

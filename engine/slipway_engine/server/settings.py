@@ -25,7 +25,7 @@ class ServerSettings:
         tool_call_parser: how the model writes calls of tools; "auto" tells it from the template.
         generation_config: whose sampling defaults hold; "auto" is the model's, "none" are OpenAI's.
         log_prompts: whether prompts are written to the log.
-        metrics_aliases: a second prefix under which the metrics are shown, as "vllm".
+        metrics_aliases: a second prefix under which the metrics are shown, "vllm" or "none".
         profile_dir: where traces of the core are written; None allows none.
         otlp_endpoint: where spans are sent, over HTTP; None for nowhere.
     """
@@ -42,7 +42,7 @@ class ServerSettings:
     tool_call_parser: str = "auto"
     generation_config: str = "auto"
     log_prompts: bool = False
-    metrics_aliases: tuple[str, ...] = ()
+    metrics_aliases: str = "none"
     profile_dir: Path | None = None
     otlp_endpoint: str | None = None
     log_format: str = "auto"

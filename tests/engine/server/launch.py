@@ -35,7 +35,7 @@ def main(model, core, port, *settings):
         tool_call_parser=pairs.get("tool_call_parser", "auto"),
         generation_config=pairs.get("generation_config", "auto"),
         log_prompts="log_prompts" in pairs,
-        metrics_aliases=tuple(filter(None, [pairs.get("metrics_aliases")])),
+        metrics_aliases=pairs.get("metrics_aliases", "none"),
         profile_dir=Path(pairs["profile_dir"]) if "profile_dir" in pairs else None,
         otlp_endpoint=pairs.get("otlp_endpoint"),
     )
