@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from slipway_api.catalogue import CATALOGUE, Catalogue, CatalogueError, extend
 from slipway_operator.plan import Installation
 
 DEFAULT_ENGINE_IMAGE = "localhost/slipway/engine:latest"
@@ -34,6 +35,7 @@ class Settings:
         log_level: the least important level that is logged.
         fetch_environment: variables of the containers that fetch models.
         admitted: NetworkPolicyPeers admitted to every engine; None makes no NetworkPolicies.
+        catalogue: the accelerators that there are, the cluster's own among them.
     """
 
     namespaces: tuple[str, ...]
@@ -49,6 +51,7 @@ class Settings:
     log_level: str
     fetch_environment: Mapping[str, str]
     admitted: tuple[Mapping[str, Any], ...] | None
+    catalogue: Catalogue
 
     @property
     def scopes(self) -> tuple[str | None, ...]:
@@ -58,7 +61,7 @@ class Settings:
     @property
     def installation(self) -> Installation:
         """Return what of this shapes plans."""
-        return Installation(self.engine_image, self.fetch_environment, self.admitted)
+        return Installation(self.engine_image, self.fetch_environment, self.admitted, self.catalogue)
 
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -78,6 +81,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os
         log_level=parsed.log_level.upper(),
         fetch_environment=parsed.fetch_environment,
         admitted=None if parsed.no_network_policies else parsed.admit,
+        catalogue=parsed.catalogue,
     )
 
 
@@ -114,6 +118,13 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         default=environment.get("SLIPWAY_ADMIT", "[]"),
         metavar="JSON",
         help="NetworkPolicyPeers that may reach every engine, beside its own group (SLIPWAY_ADMIT)",
+    )
+    run.add_argument(
+        "--catalogue",
+        type=_catalogue,
+        default=environment.get("SLIPWAY_CATALOGUE") or "{}",
+        metavar="JSON",
+        help="the cluster's own accelerators, and other prices of the known ones (SLIPWAY_CATALOGUE)",
     )
     run.add_argument(
         "--no-network-policies", action="store_true", help="make no NetworkPolicies for the engines"
@@ -161,6 +172,16 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"it is not JSON: {error}") from error
+
+
+def _catalogue(text: str) -> Catalogue:
+    entries = _json(text)
+    if not isinstance(entries, dict):
+        raise argparse.ArgumentTypeError('write an object, like {"nvidia-l4-24gb": {"pricePerHour": 0.5}}')
+    try:
+        return extend(CATALOGUE, entries)
+    except CatalogueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _positive(text: str) -> int:

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,28 @@ class TestDeployment:
     ) -> None:
         found = of_kind(render(f'operator={{"replicas":{replicas}}}'), "PodDisruptionBudget")
         assert len(found) == budgets
+
+
+class TestCatalogue:
+    def test_reaches_the_operator_as_it_is_parsed(self, render: Render) -> None:
+        own = {"nvidia-l4-24gb": {"pricePerHour": 0.41}}
+        objects = render(f"catalogue={json.dumps(own)}")
+        written = one(objects, "ConfigMap")
+        source = next(e for e in container_of(objects)["env"] if e["name"] == "SLIPWAY_CATALOGUE")
+        reference = source["valueFrom"]["configMapKeyRef"]
+        assert reference["optional"] is True
+        assert reference["name"] == written["metadata"]["name"]
+        text = written["data"][reference["key"]]
+        settings = parse_settings(["run"], {"SLIPWAY_CATALOGUE": text})
+        assert settings.installation.catalogue["nvidia-l4-24gb"].price_per_hour == Decimal("0.41")
+
+    def test_is_not_needed(self, render: Render) -> None:
+        assert not of_kind(render(), "ConfigMap")
+
+    def test_stops_the_operator_where_it_is_wrong(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            parse_settings(["run"], {"SLIPWAY_CATALOGUE": '{"npu": {}}'})
+        assert "lacks resource" in capsys.readouterr().err
 
 
 class TestRights:

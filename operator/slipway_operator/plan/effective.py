@@ -134,7 +134,7 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         revision = pick.pick("model.revision", spec.model.revision, DEFAULT_REVISION)
     served = tuple(spec.model.served_names or (name,))
     pick.note("model.servedNames", ", ".join(served), "spec" if spec.model.served_names else "built-in")
-    accelerator = _accelerator(spec)
+    accelerator = _accelerator(spec, installation.catalogue)
     pick.pick("accelerator.type", spec.accelerator and spec.accelerator.type, accelerator.name)
     max_model_len = engine.max_model_len if engine.max_model_len is not None else most.max_model_len
     pick.told("engine.maxModelLen", max_model_len)
@@ -245,12 +245,10 @@ def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def _accelerator(spec: LLMDeploymentSpec) -> catalogue.Accelerator:
+def _accelerator(spec: LLMDeploymentSpec, known: catalogue.Catalogue) -> catalogue.Accelerator:
     name = (spec.accelerator and spec.accelerator.type) or catalogue.CPU
-    known = catalogue.CATALOGUE.get(name)
-    if known is None:
+    if name not in known:
         raise UnknownAccelerator(
-            f"accelerator.type {name!r} is not in the catalogue; "
-            f"write one of {', '.join(catalogue.CATALOGUE)}"
+            f"accelerator.type {name!r} is not in the catalogue; write one of {', '.join(known)}"
         )
-    return known
+    return known[name]
