@@ -26,7 +26,8 @@ class EngineConfig:
         num_threads: compute threads; None takes the cgroup's CPU quota.
         cpu_backend: "auto", "native" (C++) or "torch": what computes on a CPU.
         quantization: "none" and "auto" keep the checkpoint's own values, "auto" multiplies quantised ones
-            with 16-bit inputs where that is faster; "int8" multiplies in bytes.
+            with 16-bit inputs where that is faster; "int8" multiplies in bytes, "int4" rounds weights
+            to nibbles in groups of 32.
         kv_cache_dtype: "auto", "float16", "float32" or "int8": what keys and values are kept in on a CPU.
         seed: base of the random streams of requests that bring no seed of their own.
     """

@@ -78,8 +78,9 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--quantization",
-        choices=("auto", "none", "int8"),
-        help="int8: inputs of matrix products, and float weights, as bytes (default: as the model is)",
+        choices=("auto", "none", "int8", "int4"),
+        help="int8: inputs of matrix products, and float weights, as bytes; int4: weights as nibbles in "
+        "groups of 32, embedding and head as bytes (default: as the model is)",
     )
     group.add_argument(
         "--kv-cache-dtype",

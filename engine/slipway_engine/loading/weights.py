@@ -17,8 +17,7 @@ from slipway_engine.models.linear import Linear, LinearBackend
 from slipway_engine.models.quantised import Quantised
 from slipway_engine.models.rope import pair_up, rotations
 
-PACKED = {"Q8_0", "Q4_0", "Q4_1"}
-"""Types that every mode multiplies as the file holds them."""
+_EDGES = ("model.embed_tokens.weight", "lm_head.weight")
 
 
 def load(
@@ -84,11 +83,14 @@ class _Loader:
         return self.linear(self.rounded([f"{name}.weight" for name in names]), bias)
 
     def rounded(self, names: Sequence[str]) -> torch.Tensor:
-        """Read matrices into one, as the mode keeps them."""
-        kinds = {self.checkpoint.stored_type(name) for name in names}
-        if self.rounding is None or (len(kinds) == 1 and kinds <= PACKED):
+        """Read matrices into one, as the mode keeps them: embedding and head never in less than 8 bits."""
+        if self.rounding is None:
             return self.stacked(names)
-        return self.rounding(self.stacked(names))
+        rounding = Quantised("int8") if names[0] in _EDGES else self.rounding
+        kinds = {self.checkpoint.stored_type(name) for name in names}
+        if len(kinds) == 1 and kinds <= rounding.kept:
+            return self.stacked(names)
+        return rounding(self.stacked(names))
 
     def layer(self, index: int) -> Layer:
         config, prefix = self.config, f"model.layers.{index}."

@@ -31,6 +31,7 @@ BACKENDS = ("auto", "native", "torch")
 QUANTIZATIONS = ("auto", "none", "int8", "int4")
 KV_DTYPES = ("auto", "float16", "float32", "int8")
 _KVS = {"auto": Kv.FLOAT16, "float16": Kv.FLOAT16, "float32": Kv.FLOAT32, "int8": Kv.INT8}
+_MODES: dict[str, weights.Mode] = {"auto": "none", "none": "none", "int8": "int8", "int4": "int4"}
 _DTYPES = {1: "int8", 2: "int16", 4: "float32"}
 _VNNI = ("avx512", "avxvnni")
 
@@ -58,7 +59,7 @@ class NativeBackend:
     """A checkpoint on the native path.
 
     `input_bytes`: quantised matrices multiply inputs of so many bytes: 4 are floats, 2 and 1 whole numbers
-    with a scale for each 32. With 1, float weights are quantised to 8 bits too.
+    with a scale for each 32. `mode` says to how many bits weights are rounded while they are read.
     """
 
     device = "cpu"
@@ -69,6 +70,7 @@ class NativeBackend:
         threads: int,
         isa: str,
         *,
+        mode: weights.Mode,
         input_bytes: int,
         kv: Kv,
         max_num_seqs: int,
@@ -77,7 +79,7 @@ class NativeBackend:
         self._threads = threads
         self._isa = isa
         self._input_bytes = input_bytes
-        self._repack = input_bytes == 1
+        self._mode = mode
         self._kv = kv
         self._max_num_seqs = max_num_seqs
 
@@ -86,7 +88,7 @@ class NativeBackend:
         """The type that linears multiply in."""
         checkpoint = self._checkpoint
         formats = [
-            _packed_format(checkpoint, names, self._repack) for names in weights.groups(checkpoint.config)
+            _packed_format(checkpoint, names, self._mode) for names in weights.groups(checkpoint.config)
         ]
         whole = any(format.quantised for format in formats)
         return _DTYPES[self._input_bytes if whole else 4]
@@ -101,7 +103,7 @@ class NativeBackend:
         native = model_config(config, self._input_bytes, self._kv)
         groups = weights.groups(config)
         return Needs(
-            weights=sum(_packed_bytes(checkpoint, names, self._repack) for names in groups),
+            weights=sum(_packed_bytes(checkpoint, names, self._mode) for names in groups),
             load_peak=_LOAD_COPIES * max(4 * _elements(checkpoint, names) for names in groups),
             baseline=baseline,
             kv_bytes_per_token=2 * config.num_layers * config.num_kv_heads * kv_head_bytes(native) // BLOCK,
@@ -118,7 +120,7 @@ class NativeBackend:
         """Read and pack the weights, and allocate the cache."""
         assert block_size == BLOCK
         pool = library.Pool(self._threads)
-        packed = weights.load(self._checkpoint, pool, self._repack, progress)
+        packed = weights.load(self._checkpoint, pool, self._mode, progress)
         model = NativeModel(packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._kv)
         return NativeRunner(model, self._max_num_seqs)
 
@@ -145,6 +147,7 @@ def choose(
             checkpoint,
             threads,
             isa,
+            mode=_MODES[config.quantization],
             input_bytes=_input_bytes(config.quantization, isa),
             kv=_KVS[config.kv_cache_dtype],
             max_num_seqs=config.max_num_seqs,
@@ -168,8 +171,6 @@ def _obstacle(config: EngineConfig, device: torch.device, model: DecoderConfig) 
         return f"it computes on the CPU, and device is {device.type}"
     if config.dtype not in ("auto", "float32"):
         return f"dtype is {config.dtype}; it takes auto or float32"
-    if config.quantization == "int4":
-        return "quantization int4 is not implemented there"
     if config.block_size != BLOCK:
         return f"block_size is {config.block_size}; it takes {BLOCK}"
     if model.head_dim > _MAX_HEAD_DIM or model.head_dim % 2:
@@ -197,20 +198,20 @@ def _missing_feature(part: DecoderConfig | RopeConfig) -> str | None:
 
 def _input_bytes(quantization: str, isa: str) -> int:
     """Two bytes lose less than a cache of float16 does; they are chosen where VNNI makes them fast."""
-    if quantization == "auto":
+    if quantization in ("auto", "int4"):
         return 2 if isa in _VNNI else 4
     return 1 if quantization == "int8" else 4
 
 
-def _packed_format(checkpoint: Checkpoint, names: tuple[str, ...], repack: bool) -> Format:
+def _packed_format(checkpoint: Checkpoint, names: tuple[str, ...], mode: weights.Mode) -> Format:
     types = [checkpoint.stored_type(f"{name}.weight") for name in names]
-    return weights.packed_format(types, checkpoint.shapes[f"{names[0]}.weight"][1], repack)
+    return weights.packed_format(names, types, checkpoint.shapes[f"{names[0]}.weight"][1], mode)
 
 
-def _packed_bytes(checkpoint: Checkpoint, names: tuple[str, ...], repack: bool) -> int:
+def _packed_bytes(checkpoint: Checkpoint, names: tuple[str, ...], mode: weights.Mode) -> int:
     shapes = [checkpoint.shapes[f"{name}.weight"] for name in names]
     rows, width = sum(shape[0] for shape in shapes), shapes[0][1]
-    format = _packed_format(checkpoint, names, repack)
+    format = _packed_format(checkpoint, names, mode)
     return -(-rows // PANEL) * PANEL * format.row_bytes(width)
 
 

@@ -1,14 +1,16 @@
 """From a checkpoint to packed matrices: the file's own values, fused as the step reads them.
 
 Blocks that the library computes with (Q8_0, Q4_0, Q4_1, and F16, BF16, F32) are packed as they are; other
-types are unpacked to float32 first, which loses nothing. `int8` packs floats as Q8_0 where 32 divides their
-width.
+types are unpacked to float32 first, which loses nothing. The mode "int8" packs floats as Q8_0, "int4" all but
+4-bit blocks as Q4_1, embedding and head as Q8_0, where 32 divides their width: one matrix after the other, so
+that no more than one lies in memory as floats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -16,6 +18,8 @@ import torch
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.models.config import DecoderConfig
 from slipway_engine.native.library import Array, Format, Matrix, Pool, Rows
+
+Mode: TypeAlias = Literal["none", "int8", "int4"]
 
 _NATIVE = {format.name: format for format in Format}
 _EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
@@ -63,20 +67,24 @@ def groups(config: DecoderConfig) -> list[tuple[str, ...]]:
     return found
 
 
-def packed_format(types: Sequence[str], width: int, int8: bool) -> Format:
-    """Return the format in which weights of these types are packed together."""
+def packed_format(names: Sequence[str], types: Sequence[str], width: int, mode: Mode) -> Format:
+    """Return the format in which weights of these names and types are packed together."""
     format = _NATIVE.get(types[0], Format.F32) if len(set(types)) == 1 else Format.F32
-    return Format.Q8_0 if int8 and not format.quantised and width % 32 == 0 else format
+    if mode == "none" or width % 32:
+        return format
+    if mode == "int8" or names[0] in (_EMBEDDING, _HEAD):
+        return format if format.quantised else Format.Q8_0
+    return format if format in (Format.Q4_0, Format.Q4_1) else Format.Q4_1
 
 
 def load(
     checkpoint: Checkpoint,
     pool: Pool,
-    int8: bool,
+    mode: Mode,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Weights:
     """Read and pack all weights, layer by layer, and report each layer to `progress`."""
-    packer = _Packer(checkpoint, pool, int8)
+    packer = _Packer(checkpoint, pool, mode)
     config = checkpoint.config
     embedding = packer.matrix([_EMBEDDING])
     head = embedding if config.tied_embeddings else packer.matrix([_HEAD])
@@ -88,10 +96,10 @@ def load(
 
 
 class _Packer:
-    def __init__(self, checkpoint: Checkpoint, pool: Pool, int8: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, pool: Pool, mode: Mode) -> None:
         self.checkpoint = checkpoint
         self.pool = pool
-        self.int8 = int8
+        self.mode = mode
 
     def layer(self, prefix: str) -> LayerParts:
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
@@ -109,12 +117,13 @@ class _Packer:
         )
 
     def matrix(self, names: Sequence[str], gated: bool = False) -> Matrix:
-        names = [f"{name}.weight" for name in names]
-        types = [self.checkpoint.stored_type(name) for name in names]
-        width = self.checkpoint.shapes[names[0]][1]
-        read = self.as_stored if len(set(types)) == 1 and types[0] in _NATIVE else self.unpacked
-        parts = [read(name) for name in names]
-        return Matrix(self.pool, parts, packed_format(types, width, self.int8), gated)
+        stored = [f"{name}.weight" for name in names]
+        types = [self.checkpoint.stored_type(name) for name in stored]
+        format = packed_format(names, types, self.checkpoint.shapes[stored[0]][1], self.mode)
+        kept = len(set(types)) == 1 and types[0] in _NATIVE
+        kept = kept and (not _NATIVE[types[0]].quantised or types[0] == format.name)
+        parts = [self.as_stored(name) if kept else self.unpacked(name) for name in stored]
+        return Matrix(self.pool, parts, format, gated)
 
     def as_stored(self, name: str) -> Rows:
         rows, width = self.checkpoint.shapes[name]

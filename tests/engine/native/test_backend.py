@@ -82,7 +82,7 @@ def test_plan_counts_what_is_packed(smollm2: Path) -> None:
     checkpoint = open_checkpoint(smollm2)
     chosen = backend.choose(config(smollm2), checkpoint, CPU, 2)
     assert chosen is not None
-    packed = weights.load(checkpoint, library.Pool(2), int8=False)
+    packed = weights.load(checkpoint, library.Pool(2), "none")
     needs = chosen.needs(0)
     assert needs.weights == packed.nbytes
     resident = Machine().resident()

@@ -15,6 +15,7 @@ from slipway_engine.models.attention import PagedAttention
 from slipway_engine.models.config import RopeConfig
 from slipway_engine.models.kv_cache import row_elements
 from slipway_engine.models.linear import plain
+from slipway_engine.models.quantised import Quantised
 from slipway_engine.native import library, weights
 from slipway_engine.native.library import Array, Kv, Pool
 from slipway_engine.native.runner import NativeModel
@@ -47,11 +48,13 @@ def isa(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def reference(checkpoint: Any, tokens: Sequence[int], kv: torch.dtype = torch.float32) -> Array:
+def reference(
+    checkpoint: Any, tokens: Sequence[int], kv: torch.dtype = torch.float32, rounding: Quantised | None = None
+) -> Array:
     """The torch decoder's logits for every token of one sequence."""
     config, cpu = checkpoint.config, torch.device("cpu")
     with torch.inference_mode():
-        decoder = load_torch(checkpoint, plain, cpu, torch.float32, config.max_position)
+        decoder = load_torch(checkpoint, plain, cpu, torch.float32, config.max_position, rounding=rounding)
         caches = [
             torch.zeros(BLOCKS, 16, row_elements(layer, kv), dtype=kv) for layer in config.attention_layers
         ]
@@ -62,8 +65,16 @@ def reference(checkpoint: Any, tokens: Sequence[int], kv: torch.dtype = torch.fl
         return decoder.logits(hidden).numpy()
 
 
-def native(checkpoint: Any, pool: Pool, isa: str, *, inputs: int = 4, kv: Kv = Kv.FLOAT32) -> NativeModel:
-    packed = weights.load(checkpoint, pool, int8=inputs == 1)
+def native(
+    checkpoint: Any,
+    pool: Pool,
+    isa: str,
+    *,
+    inputs: int = 4,
+    kv: Kv = Kv.FLOAT32,
+    mode: weights.Mode = "none",
+) -> NativeModel:
+    packed = weights.load(checkpoint, pool, "int8" if inputs == 1 else mode)
     return NativeModel(packed, pool, isa, BLOCKS, input_bytes=inputs, kv=kv)
 
 
@@ -126,6 +137,24 @@ def test_stored_types_keep_their_values(
     expected = reference(made, tokens)
     result = run(native(made, pool, isa), tokens, [40])
     assert np.abs(result - expected).max() < 2e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("kind", ["F32", "F16", "BF16", "Q8_0", "Q4_0"])
+@pytest.mark.parametrize("mode", ["int8", "int4"])
+def test_rounded_weights_are_the_torch_decoders(
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, mode: weights.Mode, kind: str
+) -> None:
+    """The torch decoder over what the packed integers mean; 4-bit blocks stay, a head has 8."""
+    made = checkpoint(kind, num_heads=8, hidden_size=96)
+    model = native(made, pool, isa, mode=mode)
+    bits = 4 if kind == "Q4_0" or mode == "int4" else 8
+    assert model.weights.layers[0].down.format.name.startswith(f"Q{bits}")
+    assert model.weights.head.format.name.startswith("Q4" if kind == "Q4_0" else "Q8")
+    tokens = tokens_of(40)
+    expected = reference(made, tokens, rounding=Quantised(mode))
+    result = run(model, tokens, [40])
+    lost = np.abs(reference(made, tokens) - expected).mean()
+    assert np.abs(result - expected).mean() < 0.05 * lost + 1e-5
 
 
 @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1"])

@@ -136,6 +136,26 @@ def test_floats_pack_as_bytes(pool: Pool, isa: str, stored: Stored) -> None:
         assert error(matrix.apply(pool, isa, inputs, input_bytes=1), inputs, values) < INT8_ERROR
 
 
+def test_floats_pack_as_nibbles(pool: Pool, stored: Stored) -> None:
+    """Nearer to the values than rounding between the extremes, which it tries first; constants are kept."""
+    draw = np.random.default_rng(6)
+    weight = draw.standard_normal((65, 128), dtype=np.float32) ** 3
+    weight[3] = 0.25
+    weight[4] = 0
+    weight[5, :32] = np.float32(3e-8)
+    unit = np.eye(128, dtype=np.float32)
+    plain = stored("Q4_1", weight)[1]
+    for kind in FLOATS:
+        data, values = stored(kind, weight)
+        matrix = Matrix(pool, [Rows(Format[kind], 65, 128, data)], Format.Q4_1)
+        found = matrix.apply(pool, "portable", unit).T
+        ours, theirs = (np.square(x - values).reshape(-1, 32).sum(1) for x in (found, plain))
+        assert ours.sum() < 0.9 * theirs.sum()
+        assert (ours < 1.05 * theirs + 1e-6).all()
+        assert (found[3] == 0.25).all()
+        assert (found[4] == 0).all()
+
+
 def test_parts_lie_one_below_the_other(pool: Pool, isa: str) -> None:
     draw = np.random.default_rng(5)
     parts = [draw.standard_normal((rows, 48), dtype=np.float32) for rows in (40, 7, 19)]

@@ -67,7 +67,8 @@ slipway_matrix* pack_sources(Pool& pool, const slipway_source* sources, int coun
   for (int i = 0; i < count; i++) {
     const Format from = (Format)sources[i].format;
     require(is_format(from) && from == sources[0].format && sources[i].rows > 0, "The sources differ in format, or are empty.");
-    require(from == format || (format == kQ8_0 && !is_quantised(from)), "Only floats can be packed as Q8_0.");
+    require(from == format || ((format == kQ8_0 || format == kQ4_1) && !is_quantised(from)),
+            "Only floats can be packed in another format, as Q8_0 or Q4_1.");
     rows += gated ? (sources[i].rows + kLanes - 1) / kLanes * kLanes : sources[i].rows;
   }
   require(!gated || sources[0].rows == sources[1].rows, "Gate and up projection must have the same rows.");

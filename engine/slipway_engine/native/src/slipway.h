@@ -65,7 +65,7 @@ SLIPWAY_API slipway_pool* slipway_pool_create(int32_t threads);
 SLIPWAY_API void slipway_pool_destroy(slipway_pool* pool);
 
 /* Pack sources one below the other (or, `gated`, two sources row by row: 16 of the first, 16 of the second) into a
- * matrix of `format`: the sources' own, or Q8_0 from floats. */
+ * matrix of `format`: the sources' own, or Q8_0 or Q4_1 from floats. */
 SLIPWAY_API slipway_matrix* slipway_pack(slipway_pool* pool, const slipway_source* sources, int32_t count, int64_t k,
                                          int32_t format, int32_t gated);
 SLIPWAY_API int64_t slipway_matrix_bytes(const slipway_matrix* matrix);
