@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from slipway_api.conditions import Reason
-from slipway_api.v1alpha1 import LLMDeploymentSpec
+from slipway_api.v1alpha1 import LLMDeploymentSpec, PlanStatus
 from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, Kind, Object, key_of
 from slipway_operator.plan.classes import Refused, classed
 from slipway_operator.plan.course import Course, chart
@@ -19,6 +19,7 @@ from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.pod import render_pod
 from slipway_operator.plan.render import owner_reference, render_deployment, render_single
 from slipway_operator.plan.revision import Rendering, render_revision
+from slipway_operator.plan.sizing import Sizing, engine_of, size, unread
 from slipway_operator.plan.support import unsupported_field
 from slipway_operator.plan.world import World
 
@@ -36,6 +37,7 @@ class Plan:
         surplus: children to delete after that.
         history: the revisions, and which of them is wanted.
         course: where the rollout stands.
+        sizing: how a replica fits, or why that is not known.
     """
 
     suspended: bool
@@ -44,6 +46,7 @@ class Plan:
     surplus: Sequence[tuple[Kind, Object]]
     history: History
     course: Course = field(repr=False)
+    sizing: Sizing
 
     @property
     def replicas(self) -> int:
@@ -62,10 +65,11 @@ class Plan:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the object cannot be planned. Nothing that exists is touched."""
+    """Why the object cannot be planned; nothing that exists is touched. `sizing` is told where known."""
 
     reason: Reason
     message: str
+    sizing: PlanStatus | None = None
 
 
 def make_plan(world: World, installation: Installation, now: float) -> Plan | Refusal:
@@ -85,6 +89,9 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
         return Refusal(error.reason, str(error))
     except UnknownAccelerator as error:
         return Refusal(Reason.UNKNOWN_ACCELERATOR, str(error))
+    sizing = size(spec, engine_of(values), None, unread(values), installation.catalogue)
+    if sizing.refusal is not None:
+        return Refusal(Reason.DOES_NOT_FIT, sizing.refusal, sizing.status)
     noted = tuple(value.model_dump(by_alias=True, exclude_none=True) for value in values.values)
     rendering = Rendering(render_pod(key_of(parent).name, spec, values), noted)
     history = recall(world, rendering, automatic=_automatic(spec))
@@ -96,6 +103,7 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
         surplus=_surplus(world, course),
         history=course.history,
         course=course,
+        sizing=sizing,
     )
 
 

@@ -28,6 +28,7 @@ from slipway_api.v1alpha1 import (
     SloSpec,
 )
 from slipway_operator.plan.alternatives import Abilities, alternatives
+from slipway_operator.plan.effective import Effective
 from slipway_operator.plan.footprint import Fit, Tensor, Wanted, fit
 from slipway_operator.plan.support import may_be
 
@@ -57,6 +58,27 @@ class Sizing:
     status: PlanStatus
     refusal: str | None = None
     found: Fit | None = None
+
+
+def engine_of(values: Effective) -> Engine:
+    """Return what a size depends on, of the values in force."""
+    return Engine(
+        accelerator=values.accelerator,
+        max_model_len=values.max_model_len,
+        max_num_seqs=values.max_num_seqs,
+        max_batch_tokens=values.max_batch_tokens,
+        memory_percent=values.memory_percent,
+        requests=values.resources.requests,
+        limits=values.resources.limits,
+        exact=values.profile.ours,
+    )
+
+
+def unread(values: Effective) -> str:
+    """Return why a model's facts are not known before it is served."""
+    if values.source.scheme == "file":
+        return "No figures: the model is a file of the engine's image, which the engine alone reads."
+    return "No figures: the model's configuration and headers have not been read."
 
 
 def size(

@@ -73,14 +73,26 @@ def build_status(seen: Observation) -> dict[str, Any]:
         ready=f"{pods.ready}/{pods.wanted}",
         selector=",".join(f"{k}={v}" for k, v in names.selector_of(key.name).items()),
         url=f"http://{key.name}.{key.namespace}.svc/v1",
-        accelerator=plan.values.accelerator.name if plan else None,
+        accelerator=_accelerator(plan) if plan else None,
         revision=plan.course.target if plan else None,
         last_good_revision=_last_good(plan) if plan else None,
         revisions=_revisions(pods),
-        plan=PlanStatus(effective=_effective(plan)) if plan else None,
+        plan=_planned(seen.plan),
         conditions=conditions_of(_verdict(seen, pods), seen.parent, seen.now),
     )
     return status.model_dump(by_alias=True, exclude_none=True)
+
+
+def _planned(plan: Plan | Refusal) -> PlanStatus | None:
+    if isinstance(plan, Refusal):
+        return plan.sizing
+    return plan.sizing.status.model_copy(update={"effective": _effective(plan)})
+
+
+def _accelerator(plan: Plan) -> str:
+    """Return what a replica runs on, for people."""
+    name, count = plan.values.accelerator.name, plan.sizing.status.accelerators_per_replica or 1
+    return f"{count} x {name}" if count > 1 else name
 
 
 def _sort_out(seen: Observation, plan: Plan | None) -> _Pods:
