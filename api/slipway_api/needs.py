@@ -7,7 +7,7 @@ count.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from slipway_api.facts import ModelFacts
@@ -119,13 +119,15 @@ def _kv_width(facts: ModelFacts, shape: Shape) -> int:
 
 
 def _packed(facts: ModelFacts, shape: Shape) -> int:
-    """Return the bytes with the layers packed; the embedding stays as it is, but for a CPU, which packs
-    all."""
+    """Return the bytes with the layers packed. Embedding and head stay floats beside fp8, else are bytes."""
     size, block = PACKED[shape.weights]
-    outside = 0 if shape.cpu else facts.embedding_parameters
-    inside = -(-(facts.parameters - outside) * size // block)
-    packed = inside + outside * float_bytes(facts, shape)
-    return min(packed, facts.weight_bytes) if facts.quantization is not None else packed
+    outside = facts.embedding_parameters
+    packed = -(-(facts.parameters - outside) * size // block)
+    if shape.weights == "fp8":
+        packed += outside * float_bytes(facts, shape)
+    else:
+        packed += -(-outside * PACKED["int8"][0] // PACKED["int8"][1])
+    return min(packed, weight_bytes(facts, replace(shape, weights="auto")))
 
 
 def _gguf_on_cpu(facts: ModelFacts) -> int:

@@ -64,7 +64,10 @@ def alternatives(
         result = fit(facts, candidate, abilities.tensor)
         if isinstance(result, Misfit) or not _useful(result, wanted):
             continue
-        found.append(Alternative(_changes(wanted, candidate), result))
+        alternative = Alternative(_changes(wanted, candidate), result)
+        if alternative in found:
+            continue
+        found.append(alternative)
         sorts.add(sort)
         if len(found) == MAX_ALTERNATIVES:
             break
@@ -90,6 +93,7 @@ def _candidates(
         for kind in (wanted.accelerator, *kinds)
         for degree in (1, *_degrees(facts, _on(kind, wanted), abilities))
         for packing in (wanted.weights, *packings)
+        if _computes(kind, packing)
         for length in dict.fromkeys((wanted.max_model_len, None))
     ]
     yield from (("both", candidate) for candidate in sorted(everything, key=_price))
@@ -132,9 +136,18 @@ def _smaller_weights(facts: ModelFacts, wanted: Wanted, abilities: Abilities) ->
         return weight_bytes(facts, Shape(weights=packing, cpu=cpu))
 
     smaller = [
-        packing for packing in abilities.weights if packing in PACKED and size(packing) < size(wanted.weights)
+        packing
+        for packing in abilities.weights
+        if packing in PACKED
+        and size(packing) < size(wanted.weights)
+        and _computes(wanted.accelerator, packing)
     ]
     return sorted(smaller, key=size, reverse=True)
+
+
+def _computes(kind: Accelerator, packing: Packing) -> bool:
+    """Return whether a kind takes a packing: floats of a byte need units that know them."""
+    return packing != "fp8" or "fp8" in kind.tera_flops
 
 
 def _degrees(facts: ModelFacts, wanted: Wanted, abilities: Abilities) -> list[int]:

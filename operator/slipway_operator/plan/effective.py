@@ -25,6 +25,7 @@ from slipway_api.v1alpha1 import (
 )
 from slipway_operator.plan.classes import Classed, Refused
 from slipway_operator.plan.installation import Installation
+from slipway_operator.plan.layout import Layout, layout_of
 from slipway_operator.plan.profiles import PROFILES, Profile, custom_profile
 from slipway_operator.plan.resources import Resources, resources_of
 from slipway_operator.plan.support import value_at
@@ -70,6 +71,7 @@ class Effective:
     memory_percent: int
     prefix_caching: bool
     accelerator: catalogue.Accelerator
+    layout: Layout
     resources: Resources
     replicas: int
     max_surge: int
@@ -135,6 +137,15 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
     served = tuple(spec.model.served_names or (name,))
     pick.note("model.servedNames", ", ".join(served), "spec" if spec.model.served_names else "built-in")
     accelerator = _accelerator(spec, installation.catalogue)
+    layout = layout_of(spec, accelerator)
+    for told, said in (
+        ("parallelism.tensor", spec.parallelism and layout.tensor),
+        ("parallelism.pipeline", spec.parallelism and layout.pipeline),
+        ("quantization.weights", spec.quantization and spec.quantization.weights),
+        ("quantization.kvCache", spec.quantization and spec.quantization.kv_cache),
+        ("accelerator.mig.profile", layout.mig),
+    ):
+        pick.told(told, said)
     pick.pick("accelerator.type", spec.accelerator and spec.accelerator.type, accelerator.name)
     max_model_len = engine.max_model_len if engine.max_model_len is not None else most.max_model_len
     pick.told("engine.maxModelLen", max_model_len)
@@ -169,7 +180,8 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         memory_percent=pick.pick("engine.memoryPercent", engine.memory_percent, DEFAULT_MEMORY_PERCENT),
         prefix_caching=pick.pick("engine.prefixCaching", engine.prefix_caching, True),
         accelerator=accelerator,
-        resources=resources_of(spec, accelerator, most, pick.note, pick.origin),
+        layout=layout,
+        resources=resources_of(spec, layout.devices, most, pick.note, pick.origin),
         replicas=0 if spec.suspend else spec.replicas,
         max_surge=surge,
         max_unavailable=unavailable,

@@ -171,15 +171,15 @@ def _startup_failures(values: Effective) -> int:
 
 
 def _fetch(spec: LLMDeploymentSpec, values: Effective) -> Object:
-    accelerator = {values.accelerator.resource}
+    devices = values.layout.devices
     return {
         **_container(names.FETCH_CONTAINER, values.fetch_image),
         "args": fetch_arguments(spec.model.source, values),
         "env": fetch_environment(spec, values),
         # The same share as the engine's, which costs nothing: a pod reserves the larger of the two.
         "resources": _resources(
-            {k: v for k, v in values.resources.requests.items() if k not in accelerator},
-            {k: v for k, v in values.resources.limits.items() if k not in accelerator},
+            {k: v for k, v in values.resources.requests.items() if k not in devices},
+            {k: v for k, v in values.resources.limits.items() if k not in devices},
         ),
         "volumeMounts": [
             *_tmp_mount(),
@@ -210,9 +210,21 @@ def serve_arguments(values: Effective) -> list[str]:
         "memory_fraction": f"{values.memory_percent / 100:.2f}",
         "prefix_caching": values.prefix_caching,
         "drain_seconds": values.drain_seconds,
+        "tensor": values.layout.tensor if values.layout.tensor > 1 else None,
+        "pipeline": values.layout.pipeline if values.layout.pipeline > 1 else None,
+        "weights": None if values.layout.weights == "auto" else values.layout.weights,
+        "kv_cache": _kv_cache(values),
     }
     arguments = arguments_of(values.profile, model_path(values), "0.0.0.0", settings)  # noqa: S104 - its pod
     return [*arguments, *values.extra_args]
+
+
+def _kv_cache(values: Effective) -> str | None:
+    """Return the type of keys and values where one is asked for; `none` is the one that a CPU computes in."""
+    asked = values.layout.kv_cache
+    if asked == "none":
+        return "float32" if values.accelerator.resource is None else None
+    return None if asked == "auto" else asked
 
 
 def fetch_arguments(source: str, values: Effective) -> list[str]:

@@ -16,7 +16,7 @@ from slipway_api.v1alpha1 import CustomRuntime
 
 Setting: TypeAlias = Literal[
     "served_names", "max_model_len", "max_num_seqs", "max_batch_tokens", "memory_percent", "memory_fraction",
-    "prefix_caching", "drain_seconds", "tensor", "pipeline",
+    "prefix_caching", "drain_seconds", "tensor", "pipeline", "weights", "kv_cache",
 ]  # fmt: skip
 
 
@@ -85,6 +85,8 @@ SLIPWAY: Final = Profile(
         Flag("memory_percent", "--memory-percent"),
         Flag("prefix_caching", on="--enable-prefix-caching", off="--no-enable-prefix-caching"),
         Flag("drain_seconds", "--drain-seconds"),
+        Flag("weights", "--quantization"),
+        Flag("kv_cache", "--kv-cache-dtype"),
     ),
     readiness="/ready",
     drains=True,
@@ -104,6 +106,8 @@ VLLM: Final = Profile(
         Flag("prefix_caching", on="--enable-prefix-caching", off="--no-enable-prefix-caching"),
         Flag("tensor", "--tensor-parallel-size"),
         Flag("pipeline", "--pipeline-parallel-size"),
+        Flag("weights", "--quantization"),
+        Flag("kv_cache", "--kv-cache-dtype"),
     ),
     shared_memory=True,
     environment={"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_CACHE_ROOT": "/tmp/vllm"},  # noqa: S108
@@ -123,6 +127,7 @@ SGLANG: Final = Profile(
         Flag("prefix_caching", off="--disable-radix-cache"),
         Flag("tensor", "--tp-size"),
         Flag("pipeline", "--pp-size"),
+        Flag("weights", "--quantization"),
     ),
     shared_memory=True,
     environment={"HF_HUB_OFFLINE": "1"},

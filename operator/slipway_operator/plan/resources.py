@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from slipway_api import catalogue
 from slipway_api.quantity import parse_quantity
 from slipway_api.v1alpha1 import Ceilings, LLMDeploymentSpec, ResourceRequirements
 
@@ -33,9 +32,12 @@ class Resources:
 
 
 def resources_of(
-    spec: LLMDeploymentSpec, accelerator: catalogue.Accelerator, most: Ceilings, note: Note, origin: Origin
+    spec: LLMDeploymentSpec, devices: Mapping[str, str], most: Ceilings, note: Note, origin: Origin
 ) -> Resources:
-    """Return requests and limits; `note` takes each and where it came from, `origin` says who set a field."""
+    """Return requests and limits, `devices` among them, none on a CPU.
+
+    `note` takes each and where it came from, `origin` says who set a field.
+    """
     given = (spec.pod_template and spec.pod_template.resources) or ResourceRequirements()
     requests, limits = dict(given.requests or {}), dict(given.limits or {})
     mentioned = {*requests, *limits}
@@ -45,11 +47,9 @@ def resources_of(
     ceilings = {
         name: value for name, value in (("cpu", most.cpu), ("memory", most.memory)) if value is not None
     }
-    on_cpu = accelerator.resource is None
-    default_limits = CPU_LIMITS if accelerator.resource is None else {accelerator.resource: "1"}
     for field, values, defaults in (
-        ("requests", requests, CPU_REQUESTS if on_cpu else ACCELERATOR_REQUESTS),
-        ("limits", limits, default_limits),
+        ("requests", requests, ACCELERATOR_REQUESTS if devices else CPU_REQUESTS),
+        ("limits", limits, devices or CPU_LIMITS),
     ):
         # A resource the user mentions anywhere is the user's alone: a default beside it could contradict it.
         for name, value in defaults.items():

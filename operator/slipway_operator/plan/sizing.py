@@ -30,7 +30,7 @@ from slipway_api.v1alpha1 import (
 from slipway_operator.plan.alternatives import Abilities, alternatives
 from slipway_operator.plan.effective import Effective
 from slipway_operator.plan.footprint import Fit, Tensor, Wanted, fit
-from slipway_operator.plan.support import may_be
+from slipway_operator.plan.support import may_be, runtime_of
 
 PROMPT_TOKENS: Final = 1024
 """Length of the prompt that the expected time to the first token is told for."""
@@ -90,7 +90,7 @@ def size(
     wanted = wanted_of(spec, engine)
     if wanted.accelerator.resource is None and not wanted.memory:
         return Sizing(PlanStatus(message="No figures: the container has no memory limit or request."))
-    able = abilities()
+    able = abilities(runtime_of(spec))
     result = fit(facts, wanted, able.tensor)
     certain = engine.exact and not facts.estimated
     if isinstance(result, Fit):
@@ -126,13 +126,15 @@ def wanted_of(spec: LLMDeploymentSpec, engine: Engine) -> Wanted:
     )
 
 
-def abilities() -> Abilities:
+def abilities(runtime: str) -> Abilities:
     """Return what may be proposed: what this version acts on, and nothing else."""
     packings: tuple[Packing, ...] = get_args(Packing)
     return Abilities(
-        tensor=MAX_DEGREE if may_be("parallelism.tensor", 2) else 1,
-        weights=tuple(one for one in packings if one in PACKED and may_be("quantization.weights", one)),
-        kv_cache=tuple(one for one in ("fp8", "int8") if may_be("quantization.kvCache", one)),
+        tensor=MAX_DEGREE if may_be("parallelism.tensor", 2, runtime) else 1,
+        weights=tuple(
+            one for one in packings if one in PACKED and may_be("quantization.weights", one, runtime)
+        ),
+        kv_cache=tuple(one for one in ("fp8", "int8") if may_be("quantization.kvCache", one, runtime)),
     )
 
 

@@ -20,15 +20,35 @@ UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "engine.speculative": (),
     "quantization.weights": ("auto",),
     "quantization.kvCache": ("auto",),
-    "parallelism.tensor": (1, "auto"),
+    "parallelism.tensor": (1,),
     "parallelism.pipeline": (1,),
     "parallelism.expert": (False,),
-    "accelerator.mig": (),
     "accelerator.capacity": (),
     "autoscaling": (),
     "routing": (),
 }
 """Paths below `spec`, each with the values that ask for nothing beyond what is done anyway."""
+
+_DEGREES: Final = tuple(range(1, 65))
+BY_RUNTIME: Final[Mapping[str, Mapping[str, tuple[object, ...]]]] = {
+    "slipway": {
+        "quantization.weights": ("none", "int8", "int4"),
+        "quantization.kvCache": ("none", "int8"),
+        "parallelism.tensor": ("auto",),
+    },
+    "vllm": {
+        "quantization.weights": ("fp8",),
+        "quantization.kvCache": ("fp8",),
+        "parallelism.tensor": _DEGREES,
+        "parallelism.pipeline": _DEGREES,
+    },
+    "sglang": {
+        "quantization.weights": ("fp8",),
+        "parallelism.tensor": _DEGREES,
+        "parallelism.pipeline": _DEGREES,
+    },
+}
+"""Further values that are acted on where a runtime can."""
 
 UNSUPPORTED_SCHEMES: Final = frozenset({"s3", "gs", "oci"})
 """Sources that cannot be fetched yet."""
@@ -36,10 +56,14 @@ UNSUPPORTED_SCHEMES: Final = frozenset({"s3", "gs", "oci"})
 
 def unsupported_field(spec: LLMDeploymentSpec) -> str | None:
     """Return the sentence about the first field that is set but not acted on; None where there is none."""
-    for path, harmless in UNSUPPORTED.items():
+    runtime = runtime_of(spec)
+    for path in UNSUPPORTED:
         value = value_at(spec, path)
-        if value is not None and value not in harmless:
-            return f"spec.{path} is not supported by this version of Slipway yet; remove it"
+        if value is not None and not may_be(path, value, runtime):
+            known = [str(each) for each in _known(path, runtime) if not isinstance(each, (list, bool))]
+            few = f"write {' or '.join(known)}" if 0 < len(known) < 6 else "remove it"
+            shown = f" {value}" if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
+            return f"spec.{path}{shown} is not supported by this version of Slipway yet; {few}"
     scheme = parse_source(spec.model.source).scheme
     if scheme in UNSUPPORTED_SCHEMES:
         return (
@@ -47,6 +71,20 @@ def unsupported_field(spec: LLMDeploymentSpec) -> str | None:
             "write an hf://, https://, pvc:// or file:// source"
         )
     return None
+
+
+def runtime_of(spec: LLMDeploymentSpec) -> str:
+    """Return the name of the runtime that an object asks for."""
+    return (spec.engine.runtime if spec.engine else None) or "slipway"
+
+
+def may_be(path: str, value: object, runtime: str) -> bool:
+    """Return whether a field may have a value, as far as support goes."""
+    return path not in UNSUPPORTED or value in _known(path, runtime)
+
+
+def _known(path: str, runtime: str) -> tuple[object, ...]:
+    return (*UNSUPPORTED[path], *BY_RUNTIME.get(runtime, {}).get(path, ()))
 
 
 def value_at(spec: Spec, path: str) -> object:
@@ -58,8 +96,3 @@ def value_at(spec: Spec, path: str) -> object:
         fields = type(value).model_fields
         value = getattr(value, next(field for field, info in fields.items() if info.alias == name))
     return value
-
-
-def may_be(path: str, value: object) -> bool:
-    """Return whether a field may have a value, as far as support goes."""
-    return path not in UNSUPPORTED or value in UNSUPPORTED[path]

@@ -93,7 +93,9 @@ def test_alternatives_fit_when_they_are_planned_again(facts, wanted):
         assert first.ledger.max_model_len <= facts.max_position
         assert first.ledger.usable >= first.ledger.weights + first.ledger.kv_cache
         return
-    for one in alternatives(facts, wanted, CATALOGUE, Abilities()):
+    proposed = alternatives(facts, wanted, CATALOGUE, Abilities())
+    assert len({one.changes for one in proposed}) == len(proposed)
+    for one in proposed:
         assert one.changes
         again = fit(facts, one.found.wanted)
         assert isinstance(again, Fit)

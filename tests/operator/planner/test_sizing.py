@@ -44,7 +44,7 @@ def test_what_does_not_fit_is_refused_with_the_arithmetic_and_the_ways_out(known
     sizing = size(spec_of(), engine_of("nvidia-t4-16gb"), exact, "", CATALOGUE)
     assert sizing.refusal is not None
     assert "15317 MiB weights" in sizing.refusal
-    assert "the nearest that fit: accelerator.type: nvidia-l4-24gb" in sizing.refusal
+    assert "the nearest that fit: quantization.weights: int8 (" in sizing.refusal
     assert sizing.status.alternatives
 
 
@@ -89,8 +89,6 @@ def test_the_container_is_the_device_of_a_cpu():
 
 
 def test_only_what_this_version_acts_on_is_proposed():
-    from slipway_operator.plan.support import UNSUPPORTED
-
-    able = abilities()
-    assert (able.tensor == 1) == ("parallelism.tensor" in UNSUPPORTED)
-    assert (able.weights == ()) == ("quantization.weights" in UNSUPPORTED)
+    ours, theirs = abilities("slipway"), abilities("vllm")
+    assert (ours.tensor, set(ours.weights), ours.kv_cache) == (1, {"int8", "int4"}, ("int8",))
+    assert (theirs.tensor, theirs.weights, theirs.kv_cache) == (64, ("fp8",), ("fp8",))
