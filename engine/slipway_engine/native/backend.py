@@ -44,15 +44,18 @@ _FEATURES = {
     DecoderConfig: {
         "architecture", "vocab_size", "hidden_size", "intermediate_size", "num_layers", "num_heads",
         "num_kv_heads", "head_dim", "max_position", "rms_eps", "rope", "tied_embeddings", "qkv_bias",
-        "out_bias", "mlp_bias", "qk_norm", "windows", "eos_token_ids", "dtype",
+        "out_bias", "mlp_bias", "qk_norm", "qk_norm_wide", "norms", "norm_offset", "activation",
+        "attention_scale", "attention_softcap", "logits_softcap", "embedding_scale", "residual_scale",
+        "logits_scale", "local_rope", "windows", "eos_token_ids", "dtype",
     },
     RopeConfig: {
         "theta", "kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position", "factors",
+        "long_factors", "beta_fast", "beta_slow", "truncate", "magnitude", "fraction",
     },
 }  # fmt: skip
 """The fields of a model that the library computes; any other must have its default."""
 
-_ROPE_KINDS = ("default", "linear", "llama3", "factors")
+_ROPE_KINDS = ("default", "linear", "llama3", "factors", "yarn", "longrope")
 
 
 class NativeBackend:
@@ -121,7 +124,9 @@ class NativeBackend:
         assert block_size == BLOCK
         pool = library.Pool(self._threads)
         packed = weights.load(self._checkpoint, pool, self._mode, progress)
-        model = NativeModel(packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._kv)
+        model = NativeModel(
+            packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._kv, memory.max_model_len
+        )
         return NativeRunner(model, self._max_num_seqs)
 
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
@@ -177,7 +182,12 @@ def _obstacle(config: EngineConfig, device: torch.device, model: DecoderConfig) 
         return f"the model's head_dim is {model.head_dim}; it takes even ones up to {_MAX_HEAD_DIM}"
     if model.num_heads // model.num_kv_heads > _MAX_GROUP:
         return f"more than {_MAX_GROUP} of the model's query heads share a key head"
-    feature = _missing_feature(model) or _missing_feature(model.rope)
+    ropes = [model.rope, model.local_rope or model.rope]
+    if any(rope.turned(model.head_dim) != model.rope.turned(model.head_dim) for rope in ropes):
+        return "the model's layers turn different parts of a head"
+    if model.rope.turned(model.head_dim) % 2:
+        return "the model turns an odd part of a head"
+    feature = _missing_feature(model) or next(filter(None, map(_missing_feature, ropes)), None)
     if feature is not None:
         return f"the model's {feature} is not implemented there"
     if not library.available():

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from slipway_engine.errors import EngineError, InvalidArgument
 from slipway_engine.native import build
 
-ABI = 3
+ABI = 4
 PANEL = 32
 LANES = 16
 BLOCK = 16
@@ -70,9 +70,10 @@ class ModelConfig(c.Structure):
 
     _fields_ = [
         *((name, c.c_int32) for name in ("hidden", "intermediate", "vocab", "layers", "heads", "kv_heads")),
-        *((name, c.c_int32) for name in ("head_dim", "gelu", "input_bytes", "kv")),
+        *((name, c.c_int32) for name in ("head_dim", "gelu", "input_bytes", "kv", "turned", "wide_norms")),
         *((name, c.c_float) for name in ("norm_eps", "attention_scale", "embedding_scale", "residual_scale")),
-        *((name, c.c_float) for name in ("logits_scale", "attention_softcap", "rope_scale")),
+        *((name, c.c_float) for name in ("logits_scale", "attention_softcap", "logits_softcap")),
+        *((name, c.c_float) for name in ("rope_scale", "local_rope_scale")),
     ]
 
 
@@ -83,6 +84,7 @@ class LayerWeights(c.Structure):
         *((name, c.c_void_p) for name in ("qkv", "out", "gate_up", "down")),
         *((name, c.c_void_p) for name in ("qkv_bias", "out_bias", "gate_bias", "up_bias", "down_bias")),
         *((name, c.c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
+        *((name, c.c_void_p) for name in ("attention_post_norm", "mlp_post_norm")),
         ("window", c.c_int64),
     ]
 
@@ -124,7 +126,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     ),
     "slipway_model_create": (
         c.c_void_p,
-        [c.c_void_p, c.c_char_p, c.POINTER(ModelConfig), c.POINTER(LayerWeights), *[c.c_void_p] * 4],
+        [c.c_void_p, c.c_char_p, c.POINTER(ModelConfig), c.POINTER(LayerWeights), *[c.c_void_p] * 5],
     ),
     "slipway_model_destroy": (None, [c.c_void_p]),
     "slipway_model_step": (c.c_int32, [c.c_void_p, c.POINTER(Step)]),

@@ -34,13 +34,19 @@ def model_config(config: DecoderConfig, input_bytes: int, kv: Kv) -> ModelConfig
         kv_heads=config.num_kv_heads,
         head_dim=config.head_dim,
         input_bytes=input_bytes,
+        gelu=config.activation == "gelu_tanh",
         kv=kv,
+        turned=config.rope.turned(config.head_dim),
+        wide_norms=config.qk_norm_wide,
         norm_eps=config.rms_eps,
-        attention_scale=1 / sqrt(config.head_dim),
-        embedding_scale=1,
-        residual_scale=1,
-        logits_scale=1,
-        rope_scale=1,
+        attention_scale=config.attention_scale or 1 / sqrt(config.head_dim),
+        embedding_scale=config.embedding_scale,
+        residual_scale=config.residual_scale,
+        logits_scale=config.logits_scale,
+        attention_softcap=config.attention_softcap,
+        logits_softcap=config.logits_softcap,
+        rope_scale=config.rope.magnitude,
+        local_rope_scale=(config.local_rope or config.rope).magnitude,
     )
 
 
@@ -89,7 +95,14 @@ class NativeModel:
     """A loaded decoder: token ids and block tables in, logits out."""
 
     def __init__(
-        self, weights: Weights, pool: Pool, isa: str, num_blocks: int, input_bytes: int, kv: Kv
+        self,
+        weights: Weights,
+        pool: Pool,
+        isa: str,
+        num_blocks: int,
+        input_bytes: int,
+        kv: Kv,
+        max_positions: int,
     ) -> None:
         config = weights.config
         self.weights = weights  # the library reads the matrices in place
@@ -98,10 +111,14 @@ class NativeModel:
         native = model_config(config, input_bytes, kv)
         self.cache = Cache(native, num_blocks)
         windows = config.windows or (None,) * config.num_layers
+        norms = config.norm_names()
         layers = (LayerWeights * config.num_layers)(
-            *(_layer(layer, window) for layer, window in zip(weights.layers, windows, strict=True))
+            *(_layer(layer, norms, window) for layer, window in zip(weights.layers, windows, strict=True))
         )
-        frequencies = inverse_frequencies(config.rope, config.head_dim).float().numpy()
+        turns = [
+            inverse_frequencies(rope, config.head_dim, max_positions).float().numpy()
+            for rope in (config.rope, config.local_rope or config.rope)
+        ]
         self.handle: int = (
             library.load().slipway_model_create(
                 pool.handle,
@@ -109,7 +126,8 @@ class NativeModel:
                 ctypes.byref(native),
                 layers,
                 weights.norm.ctypes.data,
-                frequencies.ctypes.data,
+                turns[0].ctypes.data,
+                turns[1].ctypes.data,
                 weights.embedding.handle,
                 weights.head.handle,
             )
@@ -191,9 +209,9 @@ class NativeRunner:
         self.model.cache.copy_blocks(copies)
 
 
-def _layer(layer: LayerParts, window: int | None) -> LayerWeights:
-    def address(name: str) -> int | None:
-        vector = layer.vectors.get(name)
+def _layer(layer: LayerParts, norms: Sequence[str | None], window: int | None) -> LayerWeights:
+    def address(name: str | None) -> int | None:
+        vector = layer.vectors.get(name or "")
         return None if vector is None else vector.ctypes.data
 
     return LayerWeights(
@@ -206,10 +224,12 @@ def _layer(layer: LayerParts, window: int | None) -> LayerWeights:
         gate_bias=address("mlp.gate_proj.bias"),
         up_bias=address("mlp.up_proj.bias"),
         down_bias=address("mlp.down_proj.bias"),
-        attention_norm=address("input_layernorm.weight"),
-        mlp_norm=address("post_attention_layernorm.weight"),
+        attention_norm=address(norms[0]),
+        mlp_norm=address(norms[2]),
         query_norm=address("self_attn.q_norm.weight"),
         key_norm=address("self_attn.k_norm.weight"),
+        attention_post_norm=address(norms[1]),
+        mlp_post_norm=address(norms[3]),
         window=window or 0,
     )
 

@@ -136,4 +136,6 @@ class _Packer:
     def vector(self, name: str) -> Array:
         values = torch.empty(self.checkpoint.shapes[name], dtype=torch.float32)
         self.checkpoint.read_into(name, values)
+        if name.endswith("norm.weight"):
+            values.add_(self.checkpoint.config.norm_offset)
         return values.numpy()

@@ -37,6 +37,46 @@ FEATURES: dict[str, dict[str, Any]] = {
     "llama3 rope": {"rope": RopeConfig(500000.0, "llama3", 8.0, 1.0, 4.0, 256)},
     "linear rope": {"rope": RopeConfig(factor=4.0, kind="linear")},
     "one layer": {"num_layers": 1},
+    "gated by GELU": {"activation": "gelu_tanh"},
+    "norms before and after": {"norms": "both"},
+    "norms after": {"norms": "post", "qk_norm_wide": True},
+    "norm offset": {"norm_offset": 1.0, "qk_norm": True},
+    "wide norms of odd heads": {"qk_norm_wide": True, "head_dim": 20},
+    "scales": {
+        "embedding_scale": 12.0,
+        "residual_scale": 0.22,
+        "logits_scale": 0.125,
+        "attention_scale": 0.1,
+        "norms": "both",
+    },
+    "soft caps": {"attention_softcap": 5.0, "logits_softcap": 3.0, "windows": (None, 40, None)},
+    "local rope": {
+        "windows": (20, None, 150),
+        "local_rope": RopeConfig(theta=100.0),
+        "rope": RopeConfig(1e6, "linear", 8.0),
+    },
+    "partial rope": {"rope": RopeConfig(fraction=0.5)},
+    "partial rope of odd heads": {"rope": RopeConfig(fraction=0.4), "head_dim": 20},
+    "yarn": {"rope": RopeConfig(kind="yarn", factor=4.0, original_max_position=64, magnitude=1.14)},
+    "long rope": {
+        "rope": RopeConfig(
+            kind="longrope",
+            factors=(1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.7),
+            long_factors=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0),
+            original_max_position=128,
+            magnitude=1.2,
+        )
+    },
+    "like Gemma 2": {
+        "activation": "gelu_tanh",
+        "norms": "both",
+        "norm_offset": 1.0,
+        "attention_scale": 0.2,
+        "attention_softcap": 50.0,
+        "logits_softcap": 30.0,
+        "embedding_scale": 8.0,
+        "windows": (24, None, 24),
+    },
 }
 
 
@@ -75,7 +115,9 @@ def native(
     mode: weights.Mode = "none",
 ) -> NativeModel:
     packed = weights.load(checkpoint, pool, "int8" if inputs == 1 else mode)
-    return NativeModel(packed, pool, isa, BLOCKS, input_bytes=inputs, kv=kv)
+    return NativeModel(
+        packed, pool, isa, BLOCKS, input_bytes=inputs, kv=kv, max_positions=checkpoint.config.max_position
+    )
 
 
 def run(model: NativeModel, tokens: Sequence[int], chunks: Sequence[int]) -> Array:
@@ -124,7 +166,7 @@ def test_cache_of_bytes_is_the_torch_decoders(
     model = native(made, pool, isa, kv=Kv.INT8)
     error = np.abs(run(model, tokens, [1, 16, 1, 130, 1, 150, 1]) - expected) / np.abs(expected).max()
     coarse = np.abs(reference(made, tokens) - expected) / np.abs(expected).max()
-    assert error.max() < 1e-2
+    assert error.max() < 2e-2
     assert error.mean() < 0.25 * coarse.mean()
 
 

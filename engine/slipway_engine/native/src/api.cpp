@@ -88,6 +88,7 @@ void check_config(const slipway_config& c) {
   require(c.heads / c.kv_heads <= kMaxAttendRows, "At most 96 query heads may share a key head.");
   require(c.input_bytes == 1 || c.input_bytes == 2 || c.input_bytes == 4, "Inputs have 1, 2 or 4 bytes.");
   require(c.kv >= 0 && c.kv < kKvs, "The cache holds f32, f16 or signed bytes.");
+  require(c.turned >= 0 && c.turned <= c.head_dim && c.turned % 2 == 0, "An even part of a head turns.");
   require(c.head_dim > 0 && c.head_dim <= kMaxHeadDim && c.head_dim % 2 == 0, "The head size must be even and at most 512.");
 }
 
@@ -101,7 +102,8 @@ void check_layer(const slipway_config& c, const slipway_layer& l) {
   check_matrix((const Matrix*)l.out, c.hidden, query);
   check_matrix((const Matrix*)l.gate_up, (c.intermediate + kLanes - 1) / kLanes * kPanel, c.hidden);
   check_matrix((const Matrix*)l.down, c.hidden, c.intermediate);
-  require(l.attention_norm && l.mlp_norm, "A layer lacks a norm.");
+  require((l.attention_norm || l.attention_post_norm) && (l.mlp_norm || l.mlp_post_norm), "A layer lacks a norm.");
+  require(!l.query_norm == !l.key_norm, "Queries and keys are both normed, or neither.");
 }
 
 }  // namespace
@@ -177,14 +179,15 @@ int32_t slipway_linear(slipway_pool* pool, const char* isa, const slipway_matrix
 
 slipway_model* slipway_model_create(slipway_pool* pool, const char* isa, const slipway_config* config,
                                     const slipway_layer* layers, const float* final_norm,
-                                    const float* inverse_frequencies, const slipway_matrix* embedding,
-                                    const slipway_matrix* head) {
+                                    const float* inverse_frequencies, const float* local_frequencies,
+                                    const slipway_matrix* embedding, const slipway_matrix* head) {
   return guarded((slipway_model*)nullptr, [&] {
     check_config(*config);
     for (int i = 0; i < config->layers; i++) check_layer(*config, layers[i]);
     check_matrix(embedding, config->vocab, config->hidden);
     check_matrix(head, config->vocab, config->hidden);
-    return new slipway_model(*pool, kernels_for(isa), *config, layers, final_norm, inverse_frequencies, *embedding, *head);
+    return new slipway_model(*pool, kernels_for(isa), *config, layers, final_norm, inverse_frequencies,
+                             local_frequencies, *embedding, *head);
   });
 }
 

@@ -43,6 +43,21 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   for (int64_t i = 0; i < n; i += kLanes) store(out + i, mul(mul(load(x + i), factor), load(weight + i)));
 }
 
+void add_rows(const float* x, float scale, int64_t n, float* out) {
+  for (int64_t i = 0; i < n; i += kLanes) store(out + i, fma(load(x + i), set1(scale), load(out + i)));
+}
+
+void soft_cap(float* x, int64_t n, float cap) {
+  const F down = set1(1.0f / cap), up = set1(cap);
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) store(x + i, mul(tanh_of(mul(load(x + i), down)), up));
+  if (i == n) return;
+  alignas(64) float last[kLanes] = {};
+  memcpy(last, x + i, (n - i) * sizeof(float));
+  store(last, mul(tanh_of(mul(load(last), down)), up));
+  memcpy(x + i, last, (n - i) * sizeof(float));
+}
+
 // The largest number's size in a row of whole vectors.
 float largest_of(const float* x, int64_t n) {
   F most = zero();

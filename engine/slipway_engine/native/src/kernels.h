@@ -92,6 +92,10 @@ struct Kernels {
                     const Epilogue& e, float* scratch);
   void (*quantise)(const float* x, int64_t k, const QuantisedRows& out);
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
+  // out += scale * x, whole vectors.
+  void (*add_rows)(const float* x, float scale, int64_t n, float* out);
+  // x = cap * tanh(x / cap), any n.
+  void (*soft_cap)(float* x, int64_t n, float cap);
   void (*attend)(const Attend& a, float* scratch);
   void (*merge)(const Attend& a, int row, float* out);
   // Turn the halves of a head against each other, by `half` cosines and as many sines.

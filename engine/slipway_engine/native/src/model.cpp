@@ -44,10 +44,14 @@ double Clock::now() {
 }
 
 Model::Model(Pool& pool, const Kernels& kernels, const slipway_config& config, const slipway_layer* layers,
-             const float* final_norm, const float* inverse_frequencies, const Matrix& embedding, const Matrix& head)
+             const float* final_norm, const float* inverse_frequencies, const float* local_frequencies,
+             const Matrix& embedding, const Matrix& head)
     : pool_(pool), kernels_(kernels), config_(config), padded_dim_(round_up(config.head_dim, kLanes)),
       final_norm_(padded(final_norm, config.hidden, kLanes)),
-      frequencies_(inverse_frequencies, inverse_frequencies + config.head_dim / 2), embedding_(embedding), head_(head) {
+      frequencies_(inverse_frequencies, inverse_frequencies + config.turned / 2),
+      local_frequencies_(local_frequencies ? local_frequencies : inverse_frequencies,
+                         (local_frequencies ? local_frequencies : inverse_frequencies) + config.turned / 2),
+      embedding_(embedding), head_(head) {
   const int64_t query = (int64_t)config.heads * config.head_dim, kv = (int64_t)config.kv_heads * config.head_dim;
   for (int i = 0; i < config.layers; i++) {
     const slipway_layer& l = layers[i];
@@ -55,23 +59,27 @@ Model::Model(Pool& pool, const Kernels& kernels, const slipway_config& config, c
                        padded(l.qkv_bias, query + 2 * kv, kPanel), padded(l.out_bias, config.hidden, kPanel),
                        woven(l.gate_bias, l.up_bias, config.intermediate),
                        padded(l.down_bias, config.hidden, kPanel), padded(l.attention_norm, config.hidden, kLanes),
-                       padded(l.mlp_norm, config.hidden, kLanes), padded(l.query_norm, config.head_dim, kLanes),
-                       padded(l.key_norm, config.head_dim, kLanes), l.window});
+                       padded(l.mlp_norm, config.hidden, kLanes),
+                       padded(l.query_norm, config.wide_norms ? query : config.head_dim, kLanes),
+                       padded(l.key_norm, config.wide_norms ? kv : config.head_dim, kLanes),
+                       padded(l.attention_post_norm, config.hidden, kLanes),
+                       padded(l.mlp_post_norm, config.hidden, kLanes), l.window});
   }
   hidden_.shape(config.hidden);
   normed_.shape(config.hidden);
   heads_.shape(query + 2 * kv);
   mixed_.shape(query);
   inner_.shape(config.intermediate);
-  scratch_floats_ = round_up(std::max(kScratchFloats, attend_scratch_floats(padded_dim_)), kLanes);
+  scratch_floats_ = round_up(std::max({kScratchFloats, attend_scratch_floats(padded_dim_), query + kLanes}), kLanes);
   scratch_.reserve(scratch_floats_ * pool.size());
 }
 
 int64_t Model::workspace_bytes(const slipway_config& c, int threads, int64_t tokens) {
   const int64_t query = (int64_t)c.heads * c.head_dim, kv = (int64_t)c.kv_heads * c.head_dim;
-  const int64_t floats = 2 * c.hidden + query + 2 * kv + query + c.intermediate + 5 * (kPanel + kLanes) + c.head_dim;
+  const int64_t floats = 2 * c.hidden + query + 2 * kv + query + c.intermediate + 5 * (kPanel + kLanes) + 2 * c.head_dim;
   const int64_t bytes = std::max<int64_t>({c.hidden, query, c.intermediate});
-  const int64_t scratch = std::max(kScratchFloats, attend_scratch_floats(round_up(c.head_dim, kLanes))) + kLanes;
+  const int64_t attend = attend_scratch_floats(round_up(c.head_dim, kLanes));
+  const int64_t scratch = std::max({kScratchFloats, attend, query + kLanes}) + kLanes;
   return tokens * (4 * floats + 2 * bytes + 16 * (bytes / kGroup + 1) + 64) + 4 * scratch * threads;
 }
 
@@ -108,7 +116,7 @@ void Model::prepare(const slipway_step& step) {
   bytes_.reserve(2 * step.tokens * widest);
   for (Buffer<float>* buffer : {&scales_, &sums_}) buffer->reserve(step.tokens * widest / kGroup + 1);
   isums_.reserve(2 * (step.tokens * widest / kGroup + 1));
-  turns_.reserve((int64_t)step.tokens * config_.head_dim);
+  turns_.reserve((int64_t)step.tokens * 2 * config_.turned);
   sequence_of_.resize(step.tokens);
   for (int s = 0; s < step.sequences; s++)
     std::fill(sequence_of_.begin() + step.starts[s], sequence_of_.begin() + step.starts[s + 1], s);
@@ -151,20 +159,44 @@ void Model::step_on(int thread, const slipway_step& step) {
   norm(thread, step.outputs, final_norm_, head_);
   linear(thread, head_, normed_, step.outputs,
          {step.logits, config_.vocab, nullptr, Finish::kStore, config_.logits_scale, config_.vocab});
+  if (config_.logits_softcap > 0)
+    pool_.share(thread, step.outputs, [&](int64_t row) {
+      kernels_.soft_cap(step.logits + row * config_.vocab, config_.vocab, config_.logits_softcap);
+    });
   clock_.mark(thread, Clock::kHead);
 }
 
 // A token's row of the embedding, and the cosines and sines of its position.
 void Model::embed(int64_t token, const slipway_step& step) {
   kernels_.unpack_row(embedding_, step.token_ids[token], config_.embedding_scale, hidden_.row(token));
-  const int s = sequence_of_[token], half = config_.head_dim / 2;
+  const int s = sequence_of_[token];
   const float position = (float)(step.positions[s] + token - step.starts[s]);
-  float* turn = turns_.get() + token * config_.head_dim;
+  float* turns = turns_.get() + token * 2 * config_.turned;
+  turns_of(position, frequencies_, config_.rope_scale, turns);
+  turns_of(position, local_frequencies_, config_.local_rope_scale, turns + config_.turned);
+}
+
+void Model::turns_of(float position, const std::vector<float>& frequencies, float scale, float* turns) const {
+  const int half = config_.turned / 2;
   for (int i = 0; i < half; i++) {
-    const float angle = position * frequencies_[i];
-    turn[i] = cosf(angle) * config_.rope_scale;
-    turn[half + i] = sinf(angle) * config_.rope_scale;
+    const float angle = position * frequencies[i];
+    turns[i] = cosf(angle) * scale;
+    turns[half + i] = sinf(angle) * scale;
   }
+}
+
+// Add a linear's rows, normed where they are normed, to the residual.
+void Model::add_linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const std::vector<float>& bias,
+                       const std::vector<float>& post_norm) {
+  if (post_norm.empty()) {
+    linear_of(thread, w, x, rows, {hidden_.row(0), hidden_.stride, or_null(bias), Finish::kAdd, config_.residual_scale});
+    return;
+  }
+  linear_of(thread, w, x, rows, {normed_.row(0), normed_.stride, or_null(bias), Finish::kStore, 1.0f});
+  pool_.share(thread, rows, [&](int64_t row) {
+    kernels_.rms_norm(normed_.row(row), post_norm.data(), config_.hidden, config_.norm_eps, normed_.row(row));
+    kernels_.add_rows(normed_.row(row), config_.residual_scale, config_.hidden, hidden_.row(row));
+  });
 }
 
 void Model::run_layer(int thread, const Layer& layer, int64_t index, const slipway_step& step) {
@@ -174,7 +206,7 @@ void Model::run_layer(int thread, const Layer& layer, int64_t index, const slipw
   linear(thread, *layer.qkv, normed_, rows,
          {heads_.row(0), heads_.stride, or_null(layer.qkv_bias), Finish::kStore, 1.0f});
   clock_.mark(thread, Clock::kQkv);
-  pool_.share(thread, rows, [&](int64_t token) { place_heads(token, layer, index, step); });
+  pool_.share(thread, rows, [&](int64_t token) { place_heads(thread, token, layer, index, step); });
   clock_.mark(thread, Clock::kPlace);
   attention(thread, layer, index, step);
   clock_.mark(thread, Clock::kAttention);
@@ -183,34 +215,47 @@ void Model::run_layer(int thread, const Layer& layer, int64_t index, const slipw
     rows = step.outputs;
     if (!rows) return;
   }
-  linear_of(thread, *layer.out, mixed_, rows,
-            {hidden_.row(0), hidden_.stride, or_null(layer.out_bias), Finish::kAdd, config_.residual_scale});
+  add_linear(thread, *layer.out, mixed_, rows, layer.out_bias, layer.attention_post_norm);
   clock_.mark(thread, Clock::kOut);
   norm(thread, rows, layer.mlp_norm, *layer.gate_up);
   clock_.mark(thread, Clock::kNorm);
   linear(thread, *layer.gate_up, normed_, rows,
          {inner_.row(0), inner_.stride, or_null(layer.gate_up_bias),
           config_.gelu ? Finish::kGeGLU : Finish::kSwiGLU, 1.0f});
-  linear_of(thread, *layer.down, inner_, rows,
-            {hidden_.row(0), hidden_.stride, or_null(layer.down_bias), Finish::kAdd, config_.residual_scale});
+  add_linear(thread, *layer.down, inner_, rows, layer.down_bias, layer.mlp_post_norm);
   clock_.mark(thread, Clock::kMlp);
 }
 
+// Norm one kind of a token's heads, all together.
+void Model::norm_all_heads(int thread, float* heads, int64_t n, const std::vector<float>& weight) {
+  float* own = scratch(thread);
+  std::fill(own + n, own + round_up(n, kLanes), 0.0f);
+  memcpy(own, heads, n * sizeof(float));
+  kernels_.rms_norm(own, weight.data(), n, config_.norm_eps, own);
+  memcpy(heads, own, n * sizeof(float));
+}
+
 // Norm and turn a token's queries and keys; its keys and values enter the cache.
-void Model::place_heads(int64_t token, const Layer& layer, int64_t index, const slipway_step& step) {
+void Model::place_heads(int thread, int64_t token, const Layer& layer, int64_t index, const slipway_step& step) {
   const int s = sequence_of_[token], dim = config_.head_dim;
   const int64_t position = step.positions[s] + token - step.starts[s];
-  const float* turn = turns_.get() + token * dim;
+  const float* turns = turns_.get() + (2 * token + (layer.window ? 1 : 0)) * config_.turned;
   const int64_t block = step.blocks[(int64_t)s * step.table_width + position / kBlock];
   const int slot = (int)(position % kBlock);
+  const bool each = !config_.wide_norms && !layer.query_norm.empty();
+  if (config_.wide_norms && !layer.query_norm.empty()) {
+    const int64_t query = (int64_t)config_.heads * dim, kv = (int64_t)config_.kv_heads * dim;
+    norm_all_heads(thread, heads_.row(token), query, layer.query_norm);
+    norm_all_heads(thread, heads_.row(token) + query, kv, layer.key_norm);
+  }
   alignas(64) float head[kMaxHeadDim] = {};
   for (int h = 0; h < config_.heads + 2 * config_.kv_heads; h++) {
     float* from = heads_.row(token) + h * dim;
     const bool query = h < config_.heads, key = !query && h < config_.heads + config_.kv_heads;
     const std::vector<float>& weight = query ? layer.query_norm : layer.key_norm;
     memcpy(head, from, dim * sizeof(float));
-    if ((query || key) && !weight.empty()) kernels_.rms_norm(head, weight.data(), dim, config_.norm_eps, head);
-    if (query || key) kernels_.turn(head, turn, dim / 2);
+    if ((query || key) && each) kernels_.rms_norm(head, weight.data(), dim, config_.norm_eps, head);
+    if (query || key) kernels_.turn(head, turns, config_.turned / 2);
     if (query) {
       memcpy(from, head, dim * sizeof(float));
       continue;
@@ -269,7 +314,8 @@ QuantisedRows Model::quantised_row(int64_t row, int64_t k) const {
 
 void Model::norm(int thread, int64_t rows, const std::vector<float>& weight, const Matrix& reader) {
   pool_.share(thread, rows, [&](int64_t row) {
-    kernels_.rms_norm(hidden_.row(row), weight.data(), config_.hidden, config_.norm_eps, normed_.row(row));
+    if (weight.empty()) memcpy(normed_.row(row), hidden_.row(row), hidden_.stride * sizeof(float));
+    else kernels_.rms_norm(hidden_.row(row), weight.data(), config_.hidden, config_.norm_eps, normed_.row(row));
     if (takes_integers(reader)) kernels_.quantise(normed_.row(row), reader.k, quantised_row(row, reader.k));
   });
 }

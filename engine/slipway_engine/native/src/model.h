@@ -68,14 +68,15 @@ class Clock {
 struct Layer {
   const Matrix *qkv, *out, *gate_up, *down;
   std::vector<float> qkv_bias, out_bias, gate_up_bias, down_bias;
-  std::vector<float> attention_norm, mlp_norm, query_norm, key_norm;
+  std::vector<float> attention_norm, mlp_norm, query_norm, key_norm, attention_post_norm, mlp_post_norm;
   int64_t window;
 };
 
 class Model {
  public:
   Model(Pool& pool, const Kernels& kernels, const slipway_config& config, const slipway_layer* layers,
-        const float* final_norm, const float* inverse_frequencies, const Matrix& embedding, const Matrix& head);
+        const float* final_norm, const float* inverse_frequencies, const float* local_frequencies,
+        const Matrix& embedding, const Matrix& head);
 
   const char* check(const slipway_step& step) const;  // a sentence, or null where the step can run
   void run(const slipway_step& step);
@@ -95,7 +96,11 @@ class Model {
   void step_on(int thread, const slipway_step& step);
   void embed(int64_t token, const slipway_step& step);
   void run_layer(int thread, const Layer& layer, int64_t index, const slipway_step& step);
-  void place_heads(int64_t token, const Layer& layer, int64_t index, const slipway_step& step);
+  void place_heads(int thread, int64_t token, const Layer& layer, int64_t index, const slipway_step& step);
+  void norm_all_heads(int thread, float* heads, int64_t n, const std::vector<float>& weight);
+  void add_linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const std::vector<float>& bias,
+                  const std::vector<float>& post_norm);
+  void turns_of(float position, const std::vector<float>& frequencies, float scale, float* turns) const;
   void attention(int thread, const Layer& layer, int64_t index, const slipway_step& step);
   Attend attend_of(const Task& task, const Layer& layer, int64_t index, const slipway_step& step) const;
   void keep_outputs(const slipway_step& step);
@@ -112,7 +117,7 @@ class Model {
   const slipway_config config_;
   const int64_t padded_dim_;
   std::vector<Layer> layers_;
-  std::vector<float> final_norm_, frequencies_;
+  std::vector<float> final_norm_, frequencies_, local_frequencies_;
   const Matrix &embedding_, &head_;
 
   Rows hidden_, normed_, heads_, mixed_, inner_;

@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define SLIPWAY_ABI 3
+#define SLIPWAY_ABI 4
 #if defined(__GNUC__)
 #define SLIPWAY_API __attribute__((visibility("default")))
 #else
@@ -30,7 +30,11 @@ typedef struct {
   int32_t gelu;        /* 1: gated by tanh-GELU, 0: by SiLU */
   int32_t input_bytes; /* quantised matrices take their inputs as 4: f32, 2 or 1: whole numbers of so many bytes */
   int32_t kv;          /* what the cache holds: 0 f32, 1 f16, 2 signed bytes with a scale for each token and head */
-  float norm_eps, attention_scale, embedding_scale, residual_scale, logits_scale, attention_softcap, rope_scale;
+  int32_t turned;      /* the first elements of a head that the rotary embedding turns; the others stay */
+  int32_t wide_norms;  /* 1: query and key norms are over all heads of a token together, 0: over each head */
+  /* A soft cap of 0 is none. Rope scales multiply what turns; `local` ones belong to layers with a window. */
+  float norm_eps, attention_scale, embedding_scale, residual_scale, logits_scale, attention_softcap, logits_softcap;
+  float rope_scale, local_rope_scale;
 } slipway_config;
 
 /* Matrices stay the caller's; vectors are copied. A null vector is absent. */
@@ -38,6 +42,7 @@ typedef struct {
   const slipway_matrix *qkv, *out, *gate_up, *down;
   const float *qkv_bias, *out_bias, *gate_bias, *up_bias, *down_bias;
   const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
+  const float *attention_post_norm, *mlp_post_norm; /* of what attention and MLP add */
   int64_t window;                   /* 0: full attention */
 } slipway_layer;
 
@@ -76,7 +81,8 @@ SLIPWAY_API int32_t slipway_linear(slipway_pool* pool, const char* isa, const sl
 
 SLIPWAY_API slipway_model* slipway_model_create(slipway_pool* pool, const char* isa, const slipway_config* config,
                                                 const slipway_layer* layers, const float* final_norm,
-                                                const float* inverse_frequencies, /* head_dim / 2 */
+                                                const float* inverse_frequencies, /* turned / 2 */
+                                                const float* local_frequencies,   /* of layers with a window, or null */
                                                 const slipway_matrix* embedding, const slipway_matrix* head);
 SLIPWAY_API void slipway_model_destroy(slipway_model* model);
 SLIPWAY_API int32_t slipway_model_step(slipway_model* model, const slipway_step* step);
