@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from slipway_api.v1alpha1 import LLMDeployment
+from slipway_api.v1alpha1 import EngineSpec, LLMDeployment
+from slipway_engine.cli.flags import KV_CACHE_DTYPES, QUANTIZATIONS
 from slipway_engine.errors import InvalidArgument, ModelNotFound
 from slipway_engine.sources.fetch import local_path
 
@@ -33,6 +35,7 @@ def read(file: Path) -> Described:
     spec = deployment.spec
     flags: dict[str, Any] = {"served_model_name": spec.model.served_names or [deployment.metadata.name]}
     if spec.engine is not None:
+        _refuse_elsewhere(file, spec.engine)
         flags |= {
             "max_model_len": spec.engine.max_model_len,
             "max_num_seqs": spec.engine.max_num_seqs,
@@ -40,11 +43,38 @@ def read(file: Path) -> Described:
             "memory_percent": spec.engine.memory_percent,
             "enable_prefix_caching": spec.engine.prefix_caching,
         }
+    if spec.quantization is not None:
+        # "none" for keys and values is the type that the engine computes in: its own choice.
+        kv_cache = spec.quantization.kv_cache
+        flags |= {
+            "quantization": _runs_here(file, "weights", spec.quantization.weights, QUANTIZATIONS),
+            "kv_cache_dtype": None
+            if kv_cache == "none"
+            else _runs_here(file, "kvCache", kv_cache, KV_CACHE_DTYPES),
+        }
     if spec.rollout is not None:
         flags["drain_seconds"] = spec.rollout.drain_seconds
     return Described(
         spec.model.source, spec.model.revision, {k: v for k, v in flags.items() if v is not None}
     )
+
+
+def _refuse_elsewhere(file: Path, engine: EngineSpec) -> None:
+    """Refuse what describes no engine that this command could start."""
+    if engine.runtime not in (None, "slipway"):
+        raise InvalidArgument(f"{file}: spec.engine.runtime is {engine.runtime!r}; 'slipway' is served here.")
+    if engine.extra_args:
+        raise InvalidArgument(
+            f"{file}: spec.engine.extraArgs is not read here; give them to this command, and remove it."
+        )
+
+
+def _runs_here(file: Path, field: str, asked: str | None, known: Sequence[str]) -> str | None:
+    if asked is not None and asked not in known:
+        raise InvalidArgument(
+            f"{file}: spec.quantization.{field} is {asked!r}; this engine has {', '.join(known)}."
+        )
+    return asked
 
 
 def source_here(source: str) -> str:

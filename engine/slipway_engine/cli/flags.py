@@ -9,6 +9,9 @@ from pathlib import Path
 from slipway_engine.config import DEFAULT_BLOCK_SIZE, EngineConfig
 from slipway_engine.sources.fetch import Fetch, cache_directory, fetch, is_remote
 
+QUANTIZATIONS = ("auto", "none", "int8", "int4")
+KV_CACHE_DTYPES = ("auto", "float16", "float32", "int8")
+
 
 def positive(text: str) -> int:
     """Parse an integer above zero."""
@@ -78,13 +81,13 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--quantization",
-        choices=("auto", "none", "int8", "int4"),
+        choices=QUANTIZATIONS,
         help="int8: inputs of matrix products, and float weights, as bytes; int4: weights as nibbles in "
         "groups of 32, embedding and head as bytes (default: as the model is)",
     )
     group.add_argument(
         "--kv-cache-dtype",
-        choices=("auto", "float16", "float32", "int8"),
+        choices=KV_CACHE_DTYPES,
         help="type of keys and values on a CPU; int8 has a scale a token and head (default: float16)",
     )
     count("--num-threads", "compute threads (default: the CPU quota)")

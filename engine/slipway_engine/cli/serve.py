@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,23 @@ from slipway_engine.cli.flags import (
     seconds,
 )
 from slipway_engine.process.client import CoreCommand
-from slipway_engine.server.settings import DRAIN_SECONDS, ServerSettings
+from slipway_engine.server.settings import ALIASES, DRAIN_SECONDS, ServerSettings
+from slipway_engine.server.tools.dialects import DIALECTS
+
+_ABOUT = """\
+Serve a model behind OpenAI's API: /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/models,
+and /tokenize, /detokenize, /health, /ready, /metrics, /version, /openapi.json.
+
+The first SIGTERM or Ctrl-C stops new requests and lets what runs finish; the second ends the server."""
+
+_EXAMPLES = """\
+examples:
+  slipway-engine serve ./model.gguf --served-model-name assistant
+  slipway-engine serve hf://Qwen/Qwen2.5-0.5B-Instruct --max-model-len 8192 --max-num-seqs 16
+  slipway-engine serve ./model --tool-call-parser hermes --metrics-aliases vllm
+  slipway-engine serve -f examples/smollm2.yaml
+
+docs/reference/engine.md has every endpoint, field, flag and metric."""
 
 
 def add(commands: Any) -> argparse.ArgumentParser:
@@ -24,8 +41,9 @@ def add(commands: Any) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         "serve",
         help="serve a model over HTTP",
-        description="Serve a model behind OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models, "
-        "and /tokenize, /detokenize, /health, /ready, /metrics, /version. SIGTERM lets what runs finish.",
+        description=_ABOUT,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", nargs="?", metavar="MODEL", help="GGUF file, model directory, or source")
     parser.add_argument(
@@ -60,6 +78,44 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--max-body-bytes", type=positive, default=8 << 20, metavar="N", help="longest body (default: 8 MiB)"
     )
+    group.add_argument(
+        "--tool-call-parser",
+        choices=("auto", "none", *DIALECTS),
+        default="auto",
+        help="how the model writes calls of tools (default: auto, as its chat template tells)",
+    )
+    group.add_argument(
+        "--generation-config",
+        default="auto",
+        metavar="auto|none|DIR",
+        help="whose generation_config.json fills in what requests leave out: the model's (auto), nobody's "
+        "(none), or that of a directory (default: auto)",
+    )
+    _add_watching_flags(parser)
+
+
+def _add_watching_flags(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("watching")
+    group.add_argument(
+        "--metrics-aliases",
+        choices=ALIASES,
+        default="none",
+        help="vllm: show each metric under vLLM's prefix too (default: none)",
+    )
+    group.add_argument(
+        "--log-prompts", action="store_true", help="write prompts to the log (default: never a word of them)"
+    )
+    group.add_argument(
+        "--enable-profiling",
+        action="store_true",
+        help="allow POST /debug/profile, which writes a trace of some steps",
+    )
+    group.add_argument(
+        "--profile-dir",
+        type=Path,
+        metavar="DIR",
+        help="where traces go (default: slipway-profiles in the directory for temporary files)",
+    )
 
 
 def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
@@ -78,8 +134,20 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         drain_seconds=DRAIN_SECONDS if arguments.drain_seconds is None else arguments.drain_seconds,
         max_body_bytes=arguments.max_body_bytes,
         chat_template=arguments.chat_template,
+        tool_call_parser=arguments.tool_call_parser,
+        generation_config=arguments.generation_config,
+        log_prompts=arguments.log_prompts,
+        metrics_aliases=arguments.metrics_aliases,
+        profile_dir=_profile_dir(arguments),
     )
     return serve(engine_config(arguments, model), settings, CoreCommand(log_format=arguments.log_format))
+
+
+def _profile_dir(arguments: argparse.Namespace) -> Path | None:
+    """Return where traces go; None where none may be taken."""
+    if not arguments.enable_profiling:
+        return None
+    return arguments.profile_dir or Path(tempfile.gettempdir(), "slipway-profiles")
 
 
 def take_over(arguments: argparse.Namespace) -> None:

@@ -87,6 +87,14 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Profile:
+    """Trace the next `steps` steps into the file `path`; with 0 steps, end the trace that is being taken."""
+
+    path: str
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
 class Shutdown:
     """Leave the core loop; what still runs is aborted."""
 
@@ -180,6 +188,15 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Profiled:
+    """A trace is complete: `steps` are in the file `path`, or `error` is the sentence that says why not."""
+
+    path: str
+    steps: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The core could not start or cannot go on; `reason` is an `EngineError.reason`."""
 
@@ -187,9 +204,13 @@ class Failed:
     message: str
 
 
-Message: TypeAlias = Start | NewRequest | Abort | Shutdown | StepOutput | Ready | Failed
+Message: TypeAlias = (
+    Start | NewRequest | Abort | Profile | Shutdown | StepOutput | Ready | Profiled | Failed
+)
 
-_MESSAGES: tuple[type[Any], ...] = (Start, NewRequest, Abort, Shutdown, StepOutput, Ready, Failed)
+_MESSAGES: tuple[type[Any], ...] = (
+    Start, NewRequest, Abort, Profile, Shutdown, StepOutput, Ready, Profiled, Failed,
+)  # fmt: skip
 _PARTS: tuple[type[Any], ...] = (EngineConfig, SamplingParams, RequestOutput, TokenLogprob, CoreStats)
 
 

@@ -20,6 +20,8 @@ from slipway_engine.core.messages import (
     Failed,
     Message,
     NewRequest,
+    Profile,
+    Profiled,
     Ready,
     RequestOutput,
     Shutdown,
@@ -34,6 +36,7 @@ from slipway_engine.process.watchdog import LEAST_ALLOWED_SECONDS, StepWatch
 log = logging.getLogger(__name__)
 
 _EXIT_SECONDS = 5.0
+_TRACE_SECONDS = 60.0
 
 Sink = Callable[[RequestOutput], None]
 
@@ -92,6 +95,7 @@ class CoreClient:
         self._transport: asyncio.WriteTransport | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._reaper: asyncio.Task[None] | None = None
+        self._profile: asyncio.Future[Profiled] | None = None
 
     async def start(self, config: EngineConfig, command: CoreCommand | None = None) -> None:
         """Start the core process and tell it what to load; returns before it has."""
@@ -157,6 +161,24 @@ class CoreClient:
         if self.state is CoreState.READY:
             self._send(Abort((), ((request_id, index),)))
 
+    async def profile(self, path: str, steps: int, seconds: float) -> Profiled:
+        """Trace the next steps into a file, for so many seconds at most. Raises CoreFailed."""
+        if self.state is not CoreState.READY:
+            raise CoreFailed(self.failure or Failed("NotReady", "The engine core is not ready."))
+        if self._profile is not None:
+            return Profiled(path, 0, "Another trace is being taken; wait for its end.")
+        self._profile = asyncio.get_running_loop().create_future()
+        self._send(Profile(path, steps))
+        try:
+            done, _ = await asyncio.wait((self._profile,), timeout=seconds)
+            if not done:
+                self._send(Profile(path, 0))
+            return await asyncio.wait_for(self._profile, _TRACE_SECONDS)
+        except TimeoutError:
+            return Profiled(path, 0, f"The engine core did not write the trace within {_TRACE_SECONDS:g} s.")
+        finally:
+            self._profile = None
+
     def health(self) -> Health:
         """Return whether the core lives and its steps end in time."""
         if self.failure is not None:
@@ -197,6 +219,9 @@ class CoreClient:
                 self._ready = message
                 self.state = CoreState.READY
                 self._settled.set()
+            case Profiled():
+                if self._profile is not None and not self._profile.done():
+                    self._profile.set_result(message)
             case Failed():
                 self._fail(message)
             case _:
@@ -218,6 +243,8 @@ class CoreClient:
             self.failure = failure
             self.state = CoreState.FAILED
         self._settled.set()
+        if self._profile is not None and not self._profile.done():
+            self._profile.set_result(Profiled("", 0, failure.message))
         sinks, self._sinks = self._sinks, {}
         for request_id, outstanding in sinks.items():
             outstanding.sink(RequestOutput(request_id, finish_reason="error", error=failure.message))

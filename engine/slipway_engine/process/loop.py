@@ -10,6 +10,7 @@ from slipway_engine.core.messages import (
     CoreStats,
     Message,
     NewRequest,
+    Profile,
     Ready,
     RequestOutput,
     Shutdown,
@@ -17,6 +18,7 @@ from slipway_engine.core.messages import (
 )
 from slipway_engine.errors import RequestError
 from slipway_engine.process.channel import Channel
+from slipway_engine.process.profiler import StepProfiler
 
 
 class Core(Protocol):
@@ -50,6 +52,7 @@ def run(core: Core, channel: Channel) -> None:
     """Serve until told to shut down. Raises PeerGone when the other end goes away."""
     channel.send(core.ready)
     reported: CoreStats | None = None
+    profiler = StepProfiler()
     while True:
         if not core.has_work():
             core.check_idle()
@@ -60,6 +63,9 @@ def run(core: Core, channel: Channel) -> None:
         messages = channel.poll() if core.has_work() else channel.wait()
         if Shutdown() in messages:
             return
+        for message in messages:
+            if isinstance(message, Profile) and (profiled := profiler.take(message)) is not None:
+                channel.send(profiled)
         if refused := _take_in(core, messages):
             channel.send(StepOutput(tuple(refused), core.stats()))
         if any(isinstance(message, Abort) for message in messages):
@@ -68,6 +74,8 @@ def run(core: Core, channel: Channel) -> None:
             output = core.step()
             reported = output.stats
             channel.send(output)
+            if (profiled := profiler.stepped()) is not None:
+                channel.send(profiled)
 
 
 def _take_in(core: Core, messages: Sequence[Message]) -> list[RequestOutput]:
@@ -83,6 +91,8 @@ def _take_in(core: Core, messages: Sequence[Message]) -> list[RequestOutput]:
             case Abort(request_ids, choices):
                 core.abort(request_ids)
                 core.stop_choices(choices)
+            case Profile():
+                pass  # the loop's own
             case _:
                 raise TypeError(f"{type(message).__name__} is no message for a running core.")
     return refused

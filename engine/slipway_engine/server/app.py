@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -11,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from slipway_engine.errors import RequestError
+from slipway_engine.process.client import CoreFailed
 from slipway_engine.server.body import read_body
 from slipway_engine.server.embedding_answer import EmbeddingAnswer
 from slipway_engine.server.kinds import CHAT, COMPLETION, chat_prompt
@@ -21,6 +24,7 @@ from slipway_engine.server.protocol import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingRequest,
+    ProfileRequest,
     RequestT,
     TokenizeRequest,
     parse,
@@ -40,6 +44,8 @@ def create_app(service: Service) -> FastAPI:
     _add_openai_routes(app, service)
     _add_text_routes(app, service)
     _add_probe_routes(app, service)
+    if service.settings.profile_dir is not None:
+        _add_profile_route(app, service, service.settings.profile_dir)
     return app
 
 
@@ -124,6 +130,20 @@ def _add_probe_routes(app: FastAPI, service: Service) -> None:
     @app.get("/version")
     async def shown_version() -> Response:
         return JSONResponse({"version": VERSION})
+
+
+def _add_profile_route(app: FastAPI, service: Service, directory: Path) -> None:
+    @app.post("/debug/profile", openapi_extra=_body_of(ProfileRequest))
+    async def profile(request: Request) -> Response:
+        asked = await _asked(service, request, ProfileRequest)
+        file = directory / f"steps-{datetime.now(UTC):%Y%m%dT%H%M%S%f}.json"
+        try:
+            profiled = await service.client.profile(str(file), asked.steps, asked.seconds)
+        except CoreFailed as error:
+            raise RequestError(str(error), code="engine_failed", status=500) from error
+        if profiled.error is not None:
+            raise RequestError(profiled.error, code="not_profiled", status=409)
+        return JSONResponse({"file": profiled.path, "steps": profiled.steps})
 
 
 async def _asked(service: Service, request: Request, kind: type[RequestT]) -> RequestT:

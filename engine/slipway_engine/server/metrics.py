@@ -27,7 +27,6 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 PREFIX = "slipway:"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-ALIASES = ("none", "vllm")
 FINISHES = ("stop", "length", "abort", "error")
 
 _FIRST_TOKEN = (

@@ -232,6 +232,15 @@ class EmbeddingRequest(BaseModel):
     user: Name | None = None
 
 
+class ProfileRequest(BaseModel):
+    """POST /debug/profile: how many steps to trace, and how long to wait for them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    steps: Annotated[int, Field(ge=1, le=100)] = 20
+    seconds: Annotated[float, Field(gt=0, le=300)] = 30.0
+
+
 class DetokenizeRequest(BaseModel):
     """POST /detokenize."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from slipway_engine.process.watchdog import LEAST_ALLOWED_SECONDS
 
 DRAIN_SECONDS = 300.0
+ALIASES = ("none", "vllm")
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,6 @@ from slipway_engine.server.tools.dialects import DIALECTS, Dialect, detect, take
 from slipway_engine.tokenizer.chat import ChatTemplate
 from slipway_engine.tokenizer.tokenizer import Tokenizer
 
-PARSERS = ("auto", "none", *DIALECTS)
-
 
 class Templates:
     """Renders chats, and knows how the model answers with calls.

@@ -10,6 +10,7 @@ import pytest
 
 from slipway_engine.cli import deployment
 from slipway_engine.cli.main import _parser, main
+from slipway_engine.cli.reference import with_table
 from slipway_engine.cli.serve import take_over
 from slipway_engine.errors import InvalidArgument, ModelNotFound
 
@@ -191,6 +192,9 @@ def test_every_example_can_be_read(example):
         (OBJECT.replace("maxNumSeqs: 4", "maxNumSeqs: -4"), "maxNumSeqs"),
         (OBJECT.replace("maxNumSeqs", "maxNumSeq"), "maxNumSeq"),
         (OBJECT.replace("file:///models", "ftp://models"), "hf://ORG/NAME"),
+        (OBJECT + "  quantization: {weights: fp8}\n", "spec.quantization.weights is 'fp8'"),
+        (OBJECT.replace("maxNumSeqs: 4", "runtime: vllm"), "'slipway'"),
+        (OBJECT.replace("maxNumSeqs: 4", "extraArgs: [--x]"), "extraArgs"),
         ("!!python/object/apply:os.system ['true']", "YAML"),
     ],
 )
@@ -228,3 +232,19 @@ def test_last_words_that_cannot_be_written_are_no_further_error(monkeypatch):
 
     monkeypatch.setenv("SLIPWAY_TERMINATION_LOG", "/nowhere/at/all")
     write_termination_log("Internal", "x")
+
+
+def test_the_object_says_how_weights_and_keys_are_held(tmp_path):
+    text = OBJECT + "  quantization: {weights: int8, kvCache: int8}\n"
+    assert deployment.read(described(tmp_path, text)).flags.items() >= {
+        ("quantization", "int8"),
+        ("kv_cache_dtype", "int8"),
+    }
+    plain = deployment.read(described(tmp_path, OBJECT + "  quantization: {kvCache: none}\n"))
+    assert "kv_cache_dtype" not in plain.flags
+
+
+def test_the_reference_page_lists_the_flags_as_they_are():
+    """`python -m slipway_engine.cli.reference docs/reference/engine.md` brings it up to date."""
+    page = (ROOT / "docs" / "reference" / "engine.md").read_text("utf-8")
+    assert with_table(page) == page

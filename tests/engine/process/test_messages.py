@@ -21,6 +21,9 @@ EXAMPLES = [
     m.NewRequest("e", (1,), SamplingParams(n=2, best_of=3), 1.5, deadline=7.5, pooling="mean"),
     m.NewRequest("s", (1, 2), SamplingParams(max_tokens=0), 1.5, prompt_logprobs=0),
     m.Abort(("a", "b"), (("c", 3),)),
+    m.Profile("/tmp/trace.json", 20),
+    m.Profiled("/tmp/trace.json", 20),
+    m.Profiled("/tmp/trace.json", 0, "No step was done."),
     m.Shutdown(),
     m.StepOutput(
         (

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import httpx
 import openai
@@ -40,7 +41,7 @@ def expected(model):
 
 
 @pytest.fixture(scope="module")
-def real(model, start_process):
+def real(model, start_process, tmp_path_factory):
     argv = [
         sys.executable,
         "-m",
@@ -51,6 +52,7 @@ def real(model, start_process):
         "smollm2",
         "toy",
     ]
+    argv += ["--enable-profiling", "--profile-dir", str(tmp_path_factory.mktemp("profiles"))]
     argv += ["--max-model-len", "512", "--kv-cache-memory-bytes", str(64 << 20), "--max-num-seqs", "16"]
     return start_process(argv).wait(seconds=120)
 
@@ -107,6 +109,68 @@ def test_a_seed_makes_sampling_repeatable_and_n_answers_differ(real):
     texts = [choice["text"] for choice in first]
     assert texts == [choice["text"] for choice in second]
     assert len(set(texts)) == 3
+
+
+def test_more_answers_than_are_wanted_are_ranked(real):
+    fields = {"prompt": "Once upon a time", "max_tokens": 6, "temperature": 1.5, "seed": 11}
+    three = real.complete(**fields, n=3, logprobs=0).json()["choices"]
+    best = real.complete(**fields, n=1, best_of=3, logprobs=0).json()["choices"]
+    scores = [sum(choice["logprobs"]["token_logprobs"]) for choice in three]
+    assert [choice["text"] for choice in best] == [three[scores.index(max(scores))]["text"]]
+
+
+def test_beams_are_at_least_as_likely_as_greedy_text(real):
+    fields = {"prompt": "The meaning of life is", "max_tokens": 6, "ignore_eos": True}
+    greedy = real.complete(**fields, temperature=0).json()["choices"][0]["text"]
+    beams = real.complete(**fields, use_beam_search=True, n=3).json()["choices"]
+    assert len({choice["text"] for choice in beams}) == 3
+
+    def likelihood(text):
+        scored = real.complete(prompt=fields["prompt"] + text, echo=True, logprobs=0, max_tokens=0).json()
+        return sum(scored["choices"][0]["logprobs"]["token_logprobs"][1:])
+
+    assert likelihood(beams[0]["text"]) >= likelihood(greedy) - 1e-3
+
+
+def test_scores_of_a_prompt_are_those_of_its_generation(real):
+    prompt = "The capital of France is"
+    answer = real.complete(prompt=prompt, max_tokens=2, temperature=0, logprobs=2).json()["choices"][0]
+    scored = real.complete(prompt=prompt + answer["text"], echo=True, logprobs=2, max_tokens=0).json()[
+        "choices"
+    ][0]
+    new = answer["logprobs"]
+    assert scored["logprobs"]["tokens"][-2:] == new["tokens"]
+    assert scored["logprobs"]["token_logprobs"][-2:] == pytest.approx(new["token_logprobs"], abs=1e-3)
+    assert scored["logprobs"]["token_logprobs"][0] is None
+    assert scored["text"] == prompt + answer["text"]
+
+
+def test_a_deadline_frees_the_real_cores_blocks(real):
+    answer = real.complete(prompt="Count:", max_tokens=500, ignore_eos=True, n=4, timeout=0.3)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
+    real.until(lambda: real.metric("kv_cache_usage_perc") == 0)
+
+
+def test_a_model_without_tools_or_embeddings_says_so(real):
+    call = {"type": "function", "function": {"name": "f"}}
+    assert real.chat(tools=[call]).json()["error"]["code"] == "no_tools"
+    answer = real.http.post("/v1/embeddings", json={"input": "x"})
+    assert answer.json()["error"]["code"] == "no_embedding_model"
+
+
+def test_a_trace_of_some_steps_is_written(real):
+    nothing = real.http.post("/debug/profile", json={"steps": 2, "seconds": 0.2})
+    assert (nothing.status_code, nothing.json()["error"]["code"]) == (409, "not_profiled")
+    asked = threading.Thread(
+        target=real.complete, kwargs={"prompt": "Count:", "max_tokens": 200, "ignore_eos": True}
+    )
+    asked.start()
+    traced = real.http.post("/debug/profile", json={"steps": 3}).json()
+    assert traced["steps"] == 3
+    assert json.loads(Path(traced["file"]).read_text())["traceEvents"]
+    asked.join()
+    assert real.http.post("/debug/profile", json={"steps": 1000}).status_code == 400
+    assert real.http.get("/health").status_code == 200
 
 
 def test_logprobs_of_the_real_model_are_ordered(real):
