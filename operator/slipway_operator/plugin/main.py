@@ -7,7 +7,18 @@ import sys
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from slipway_operator.plugin.commands import bench, chat, convert, cost, logs, status, top, why
+from slipway_operator.plugin.commands import (
+    bench,
+    chat,
+    convert,
+    cost,
+    logs,
+    plan,
+    render,
+    status,
+    top,
+    why,
+)
 from slipway_operator.plugin.errors import PluginError, UsageError
 from slipway_operator.plugin.kubectl import Kubectl
 from slipway_operator.plugin.screen import FORMATS, tell
@@ -26,7 +37,7 @@ class Command(Protocol):
         """Do it, and return the exit status."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (status, why, logs, chat, bench, top, cost, convert)
+COMMANDS: Final[tuple[Command, ...]] = (plan, status, why, logs, chat, bench, top, cost, render, convert)
 
 _DESCRIPTION = """Plan, explain, convert and try out LLMDeployments.
 

@@ -97,7 +97,7 @@ def _model(draft: Draft, url: str) -> None:
     draft.put(
         "model.source", f"file://{url}" if url.startswith("/") else url if "://" in url else f"hf://{url}"
     )
-    draft.put("model.servedNames", [url] if "://" not in url else None)
+    draft.put("model.servedNames", [url] if "://" not in url and not url.startswith("/") else None)
 
 
 def _engine(draft: Draft, config: Mapping[str, Any], keep_runtime: bool) -> None:
