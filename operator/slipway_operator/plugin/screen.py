@@ -14,12 +14,15 @@ from rich.text import Text
 from rich.tree import Tree
 
 FORMATS: Final = ("text", "json", "yaml")
+FILE_WIDTH: Final = 160
 _COLOURS: Final = {True: "green", False: "red", None: "yellow"}
 
 
 def console() -> Console:
     """Return the console of standard output; rich looks at NO_COLOR and at whether it is a terminal."""
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, soft_wrap=True, width=FILE_WIDTH)
 
 
 def machine(value: Any, form: str) -> None:

@@ -31,6 +31,7 @@ and bursts is made up."""
 _EPILOG = """A trace is CSV with the columns TIMESTAMP, ContextTokens, GeneratedTokens, such as Azure's public
 LLM inference traces; those are not shipped, download them from the AzurePublicDataset repository."""
 
+FILE_WIDTH: Final = 120
 CHOICES: Final = ("slipway", "static", "hpa", "keda", "knative", "in-flight")
 
 
@@ -152,7 +153,7 @@ def _print(reports: Sequence[Report], runs: Sequence[tuple[str, Outcome]], slo: 
         table.add_column(column, justify="left" if column == "POLICY" else "right")
     for one in reports:
         table.add_row(*(str(value) for key, value in asdict(one).items() if key != "requests"))
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else FILE_WIDTH)
     console.print(table)
     console.print("\nready replicas over time")
     for name, outcome in runs:
