@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 from slipway_api import names
@@ -45,8 +46,8 @@ def differs(live: Mapping[str, Any], rendered: Mapping[str, Any], *, subresource
 
 def covers(live: Any, rendered: Any, field: str = "") -> bool:
     """Return whether `live` holds everything in `rendered` with equal values."""
-    if isinstance(rendered, Mapping):
-        if not isinstance(live, Mapping):
+    if isinstance(rendered, dict):
+        if not isinstance(live, dict):
             return False
         return all(_covers_field(live, name, value, field) for name, value in rendered.items())
     if isinstance(rendered, list):
@@ -111,7 +112,7 @@ def _owned_fields(live: Mapping[str, Any], subresource: str) -> Mapping[str, Any
 
 def _owns_all(fields: Mapping[str, Any], rendered: Any) -> bool:
     """Return whether `fields` hold every field of `rendered`."""
-    if isinstance(rendered, Mapping):
+    if isinstance(rendered, dict):
         return all(
             _is_empty(value) or (f"f:{name}" in fields and _owns_value(fields[f"f:{name}"], value))
             for name, value in rendered.items()
@@ -124,16 +125,20 @@ def _owns_all(fields: Mapping[str, Any], rendered: Any) -> bool:
 
 def _owns_value(fields: Mapping[str, Any], value: Any) -> bool:
     # An owned field without parts is one value: a scalar, or a map or list that is replaced as a whole.
-    return not fields or not isinstance(value, (Mapping, list)) or _owns_all(fields, value)
+    return not fields or not isinstance(value, (dict, list)) or _owns_all(fields, value)
 
 
 def _selects(path: str, item: Any) -> bool:
     kind, _, text = path.partition(":")
     if kind == "v":
-        return bool(json.loads(text) == item)
-    if kind == "k" and isinstance(item, Mapping):
-        return all(item.get(key) == value for key, value in json.loads(text).items())
+        return bool(_parsed(text) == item)
+    if kind == "k" and isinstance(item, dict):
+        return all(item.get(key) == value for key, value in _parsed(text).items())
     return False
+
+
+# The same few hundred keys come by at every comparison; parsing them was most of a reconcile.
+_parsed: Final = lru_cache(maxsize=8192)(json.loads)
 
 
 def _owns_more(fields: Mapping[str, Any], rendered: Any) -> bool:
@@ -152,7 +157,7 @@ def _missing(name: str, sub: Mapping[str, Any], rendered: Any) -> bool:
 def _descend(kind: str, text: str, rendered: Any) -> Iterator[Any]:
     """Yield what a path element of fieldsV1 selects: f:field, k:{keys}, v:value or i:index."""
     if kind == "f":
-        if isinstance(rendered, Mapping) and text in rendered:
+        if isinstance(rendered, dict) and text in rendered:
             yield rendered[text]
         return
     if not isinstance(rendered, list):
