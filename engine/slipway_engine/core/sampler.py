@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import log
+from math import isfinite, log
 from typing import TypeVar
 
 import numpy as np
@@ -45,13 +45,13 @@ def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[Sampled]:
     wanted = _rows(requests, _wants_logprob)
     raw = torch.log_softmax(logits[wanted], dim=1) if wanted else None
     edit(logits, requests)
-    best, chosen = logits.max(dim=1)
+    best, chosen = _best(logits)
     drawn = _rows(requests, lambda request: request.sampling.temperature >= GREEDY_BELOW)
     if drawn:
         picked = logits if len(drawn) == len(requests) else logits[drawn]
-        chosen[drawn] = _draw(picked, [requests[row] for row in drawn])
-    finite = best.isfinite().tolist()
-    tokens = [token if fine else None for token, fine in zip(chosen.tolist(), finite, strict=True)]
+        for row, token in zip(drawn, _draw(picked, [requests[row] for row in drawn]).tolist(), strict=True):
+            chosen[row] = token
+    tokens = [token if isfinite(value) else None for token, value in zip(chosen, best, strict=True)]
     logprobs = _logprobs(raw, wanted, tokens, requests) if raw is not None else {}
     return [Sampled(token, logprobs.get(row)) for row, token in enumerate(tokens)]
 
@@ -62,6 +62,16 @@ def _wants_logprob(request: Request) -> bool:
 
 def _rows(requests: Sequence[Request], needs: Callable[[Request], bool]) -> list[int]:
     return [row for row, request in enumerate(requests) if needs(request)]
+
+
+def _best(logits: torch.Tensor) -> tuple[list[float], list[int]]:
+    """Return each row's largest value and its token; a value that is no number is larger than any."""
+    if logits.device.type == "cpu":  # numpy's is ten times as fast there
+        rows = logits.numpy()
+        chosen = rows.argmax(axis=1)
+        return rows[np.arange(len(rows)), chosen].tolist(), chosen.tolist()
+    best, tokens = logits.max(dim=1)
+    return best.tolist(), tokens.tolist()
 
 
 def _column(logits: torch.Tensor, values: Sequence[float]) -> torch.Tensor:
