@@ -171,7 +171,7 @@ SOURCE = "hf://a/b"
                     "volumeMounts": [{"name": "a", "mountPath": "/var/lib/slipway/model"}],
                 }
             },
-            "Slipway's own",
+            "are Slipway's own",
         ),
     ],
 )

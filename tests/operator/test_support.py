@@ -20,7 +20,6 @@ SET = {
     "parallelism.tensor": {"parallelism": {"tensor": 2}},
     "parallelism.pipeline": {"parallelism": {"pipeline": 2}},
     "parallelism.expert": {"parallelism": {"expert": True}},
-    "accelerator.capacity": {"accelerator": {"capacity": "spot"}},
     "autoscaling": {"autoscaling": {"maxReplicas": 2}},
     "rollout.paused": {"rollout": {"paused": True}},
     "rollout.canary": {"rollout": {"canary": {"replicas": 1}}},

@@ -20,9 +20,14 @@ VolumeName = Annotated[
     str,
     Field(min_length=1, max_length=63),
     Rule(
-        cel=f"self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && !(self in {list(RESERVED)})",
-        holds=lambda v: re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", v) is not None and v not in RESERVED,
-        message="a volume's name holds lower-case letters, digits and '-', and "
+        cel="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$') && !self.startsWith('slipway-')"
+        f" && !(self in {list(RESERVED)})",
+        holds=lambda v: (
+            re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", v) is not None
+            and not v.startswith("slipway-")
+            and v not in RESERVED
+        ),
+        message="a volume's name holds lower-case letters, digits and '-', and slipway-..., "
         f"{', '.join(RESERVED)} are taken",
     ),
 ]
@@ -113,13 +118,16 @@ class VolumeMount(Spec):
         str,
         Field(min_length=2, max_length=256),
         Rule(
-            cel="self.matches('^/[^:]+$') && !self.contains('/..') && !self.startsWith('/var/lib/slipway')",
+            cel="self.matches('^/[^:]+$') && !self.contains('/..') && !self.startsWith('/var/lib/slipway')"
+            " && !(self in ['/tmp', '/tmp/', '/dev/shm', '/dev/shm/'])",
             holds=lambda v: (
                 re.fullmatch(r"/[^:]+", v) is not None
                 and "/.." not in v
                 and not v.startswith("/var/lib/slipway")
+                and v.rstrip("/") not in ("/tmp", "/dev/shm")  # noqa: S108 - a path in the pod
             ),
-            message="mountPath is absolute, without ':' and '..', and /var/lib/slipway is Slipway's own",
+            message="mountPath is absolute, without ':' and '..', and /var/lib/slipway, /tmp and /dev/shm are "
+            "Slipway's own",
         ),
     ]
     """Path in the container."""

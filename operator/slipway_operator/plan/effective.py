@@ -144,6 +144,7 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         ("quantization.weights", spec.quantization and spec.quantization.weights),
         ("quantization.kvCache", spec.quantization and spec.quantization.kv_cache),
         ("accelerator.mig.profile", layout.mig),
+        ("accelerator.capacity", layout.capacity),
     ):
         pick.told(told, said)
     pick.pick("accelerator.type", spec.accelerator and spec.accelerator.type, accelerator.name)

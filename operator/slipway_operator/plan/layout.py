@@ -22,6 +22,7 @@ class Layout:
     weights: Packing = "auto"
     kv_cache: Packing = "auto"
     mig: str | None = None
+    capacity: str | None = None
     devices: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -36,7 +37,15 @@ def layout_of(spec: LLMDeploymentSpec, accelerator: Accelerator) -> Layout:
     if accelerator.resource is not None:
         name = accelerator.resource if mig is None else accelerator.mig_resource(mig)
         devices = {name: str(tensor * pipeline)}
-    return Layout(tensor, pipeline, packing.weights or "auto", packing.kv_cache or "auto", mig, devices)
+    return Layout(
+        tensor=tensor,
+        pipeline=pipeline,
+        weights=packing.weights or "auto",
+        kv_cache=packing.kv_cache or "auto",
+        mig=mig,
+        capacity=spec.accelerator.capacity if spec.accelerator else None,
+        devices=devices,
+    )
 
 
 def _refuse_what_has_no_room(accelerator: Accelerator, count: int, mig: str | None) -> None:

@@ -9,6 +9,7 @@ from slipway_api import names
 from slipway_api.v1alpha1 import LLMDeploymentSpec, PodTemplateSpec
 from slipway_operator.kinds import Object
 from slipway_operator.plan.effective import Effective
+from slipway_operator.plan.nodes import affinity_of, tolerations_of
 from slipway_operator.plan.profiles import CUSTOM, Setting, arguments_of
 
 USER_ID: Final = 65532
@@ -72,9 +73,10 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
         pod["volumes"] += ca_volumes(values)
     if overlay.node_selector:
         pod["nodeSelector"] = dict(overlay.node_selector)
-    if overlay.tolerations:
-        pod["tolerations"] = [_dump(toleration) for toleration in overlay.tolerations]
-    affinity = _affinity(overlay.affinity or {}, values)
+    tolerations = tolerations_of([_dump(toleration) for toleration in overlay.tolerations or ()], values)
+    if tolerations:
+        pod["tolerations"] = tolerations
+    affinity = affinity_of(overlay.affinity or {}, values)
     if affinity:
         pod["affinity"] = affinity
     for field, value in (
@@ -307,24 +309,6 @@ def _probe(path: str, period: int, failures: int) -> Object:
         "failureThreshold": failures,
         "successThreshold": 1,
     }
-
-
-def _affinity(given: Object, values: Effective) -> Object:
-    """Return the user's affinity with the accelerator's nodes required in every one of its terms."""
-    products = values.accelerator.node_products
-    if not products:
-        return given
-    wanted = {"key": values.accelerator.product_label, "operator": "In", "values": list(products)}
-    node = dict(given.get("nodeAffinity") or {})
-    required = node.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
-    # Terms are alternatives, so each of them has to ask for the accelerator.
-    terms = required.get("nodeSelectorTerms") or [{}]
-    node["requiredDuringSchedulingIgnoredDuringExecution"] = {
-        "nodeSelectorTerms": [
-            {**term, "matchExpressions": [*(term.get("matchExpressions") or ()), wanted]} for term in terms
-        ]
-    }
-    return {**given, "nodeAffinity": node}
 
 
 def _dump(model: Any) -> Object:

@@ -23,7 +23,6 @@ UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "parallelism.tensor": (1,),
     "parallelism.pipeline": (1,),
     "parallelism.expert": (False,),
-    "accelerator.capacity": (),
     "autoscaling": (),
     "routing": (),
 }
