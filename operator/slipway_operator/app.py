@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
 
+from slipway_operator.caches import Caches
 from slipway_operator.errors import OperatorError
 from slipway_operator.freshness import Freshness
 from slipway_operator.handlers import watch
@@ -20,6 +21,7 @@ from slipway_operator.kinds import WATCHED, Key, Kind
 from slipway_operator.kube import Kube, connect
 from slipway_operator.lease import Leadership
 from slipway_operator.metrics import Metrics
+from slipway_operator.progress import ask
 from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
 from slipway_operator.settings import Settings
@@ -31,6 +33,8 @@ from slipway_operator.workqueue import WorkQueue
 STUCK_SECONDS: Final = 400.0
 # Time for running reconciles to end after SIGTERM; a kill in their middle would do no harm either.
 DRAIN_SECONDS: Final = 15.0
+
+CACHE_WORKERS: Final = 4
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +72,11 @@ class Leader:
         store = Store()
         self._queue: WorkQueue[Key] = WorkQueue()
         self._freshness = Freshness(settings.watch_grace_seconds)
-        self._intake = Intake(store, self._queue, self._freshness, metrics)
+        self._cache_queue: WorkQueue[Key] = WorkQueue()
+        self._intake = Intake(store, self._queue, self._cache_queue, self._freshness, metrics)
+        self._caches = Caches(store, api, self._intake.remember, ask, self._cache_queue.add, self._queue.add)
         self._relister = Relister(api, self._intake, settings.scopes, settings.relist_seconds)
-        self._reconciler = Reconciler(store, api, settings.installation, self._intake.remember)
+        self._reconciler = Reconciler(store, api, settings.installation, self._intake.remember, self._caches)
         health.require(self._freshness.dead)
         health.require(self._stuck)
         health.require(self._filling, alive=False)
@@ -93,6 +99,12 @@ class Leader:
                 )
                 for _ in range(self._settings.workers)
             ]
+            workers += [
+                asyncio.create_task(
+                    work(self._cache_queue, self._caches.reconcile, self._metrics), name="cache worker"
+                )
+                for _ in range(CACHE_WORKERS)
+            ]
             others.remove(filling)
             others.append(asyncio.create_task(self._relister.keep(), name="relist"))
             # The last: at its end kopf cancels what came after it.
@@ -107,6 +119,7 @@ class Leader:
     async def _leave(self, workers: list[asyncio.Task[Any]], others: list[asyncio.Task[Any]]) -> None:
         """Let running reconciles end, then everything else; the Lease is kept until then."""
         self._queue.close()
+        self._cache_queue.close()
         if workers:
             await asyncio.wait(workers, timeout=DRAIN_SECONDS)
         for task in [*workers, *others]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from slipway_api import names
 from slipway_operator.freshness import Freshness
-from slipway_operator.kinds import LLM_CLASS, PARENT, Key, Kind, Object, key_of, parent_key
+from slipway_operator.kinds import LLM_CLASS, PARENT, Key, Kind, Object, cache_key, key_of, parent_key
 from slipway_operator.metrics import Metrics
 from slipway_operator.store import Store
 from slipway_operator.workqueue import WorkQueue
@@ -20,11 +20,13 @@ class Intake:
         self,
         store: Store,
         queue: WorkQueue[Key],
+        caches: WorkQueue[Key],
         freshness: Freshness,
         metrics: Metrics,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._queue, self._freshness, self._metrics = store, queue, freshness, metrics
+        self._caches = caches
         self._clock = clock
 
     def take(self, kind: Kind, event: str | None, obj: Object) -> None:
@@ -79,6 +81,9 @@ class Intake:
         key = key_of(obj) if kind is PARENT else parent_key(obj)
         if key is not None:
             self._queue.add(key)
+        cache = cache_key(obj)
+        if cache is not None:
+            self._caches.add(cache)
 
 
 def matters(kind: Kind, before: Object | None, after: Object) -> bool:

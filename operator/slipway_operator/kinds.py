@@ -62,10 +62,18 @@ LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 SINGLE: Final = (NETWORK_POLICY, SERVICE, PDB)
 PER_REVISION: Final = (CONTROLLER_REVISION, DEPLOYMENT)
 CHILDREN: Final = (*SINGLE, *PER_REVISION)
-OWNED: Final = (*CHILDREN, POD)
+# What the operator writes, and what of that it deletes, beside the status of its objects.
+WRITTEN: Final = (*CHILDREN, JOB, CLAIM)
+DELETED: Final = (*PER_REVISION, CLAIM)
+OWNED: Final = (*CHILDREN, JOB, CLAIM, POD)
 WATCHED: Final = (PARENT, LLM_CLASS, *OWNED)
 # What belongs to the cluster is not seen by an operator of single namespaces.
 WATCHED_IN_NAMESPACES: Final = (PARENT, *OWNED)
+
+LABEL_INSPECTS: Final = f"{names.GROUP}/inspects"
+"""On an inspect Job and its pods: the LLMDeployment they are about. Services do not select by it."""
+LABEL_CACHE: Final = f"{names.GROUP}/model-cache"
+"""On everything that has to do with a shared volume: claim, Job, and the pods that mount it."""
 
 OWNED_SELECTOR: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
 
@@ -79,7 +87,15 @@ def key_of(obj: Mapping[str, Any]) -> Key:
 def parent_key(obj: Mapping[str, Any]) -> Key | None:
     """Return the LLMDeployment that an owned object says it belongs to, by its label."""
     meta = obj["metadata"]
-    name = (meta.get("labels") or {}).get(names.LABEL_DEPLOYMENT)
+    labels = meta.get("labels") or {}
+    name = labels.get(names.LABEL_DEPLOYMENT) or labels.get(LABEL_INSPECTS)
+    return Key(meta.get("namespace", ""), name) if name else None
+
+
+def cache_key(obj: Mapping[str, Any]) -> Key | None:
+    """Return the model cache that a claim, a Job or a pod has to do with."""
+    meta = obj["metadata"]
+    name = (meta.get("labels") or {}).get(LABEL_CACHE)
     return Key(meta.get("namespace", ""), name) if name else None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from slipway_operator.explain.capacity import holders_of, wanted_resources
 from slipway_operator.kinds import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
+    JOB,
     LLM_CLASS,
     PARENT,
     POD,
@@ -15,11 +18,12 @@ from slipway_operator.kinds import (
     controller_of,
     uid_of,
 )
+from slipway_operator.plan.cache import View
 from slipway_operator.plan.world import World
 from slipway_operator.store import Store
 
 
-def observe(store: Store, key: Key) -> World | None:
+def observe(store: Store, key: Key, views: Mapping[Key, View]) -> World | None:
     """Return the world of one LLMDeployment; None where there is nothing to do for it (any more)."""
     parent = store.get(PARENT, key)
     if parent is None or parent["metadata"].get("deletionTimestamp"):
@@ -33,6 +37,9 @@ def observe(store: Store, key: Key) -> World | None:
         revisions=store.owned(CONTROLLER_REVISION, key),
         pods=pods,
         classes={each.name: store.get(LLM_CLASS, each) or {} for each in store.keys(LLM_CLASS)},
+        jobs=store.owned(JOB, key),
+        job_pods=[pod for pod in store.owned(POD, key) if not _of_a_replica_set(pod)],
+        views=views,
         holders=holders_of(scarce, key, store.all(POD)) if scarce else "",
     )
 

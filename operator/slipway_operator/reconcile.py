@@ -6,15 +6,16 @@ one more run.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
 from slipway_operator.apply import Remember, Writer, apply_child, apply_status, delete_child
 from slipway_operator.explain.pods import PULL_SECRET_EVENT
-from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, Key, Object, key_of, uid_of
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, LABEL_CACHE, Key, Object, key_of, uid_of
 from slipway_operator.moments import Clock, steady_clock, text_of
 from slipway_operator.observe import observe
 from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
+from slipway_operator.plan.cache import View, Wish
 from slipway_operator.problems import ApplyProblem, Result
 from slipway_operator.status import Observation, build_status, pull_failures
 from slipway_operator.store import Store
@@ -31,6 +32,20 @@ class Api(Writer, Protocol):
         """Return the events of one pod that have a reason."""
 
 
+class References(Protocol):
+    """Who takes in which model caches objects refer to."""
+
+    @property
+    def views(self) -> Mapping[Key, View]:
+        """Return how the caches stand."""
+
+    def refer(self, parent: Key, wish: Wish | None, running: Collection[str]) -> None:
+        """Take in what an object asks for, and which caches its pods mount."""
+
+    def forget(self, parent: Key) -> None:
+        """An object is gone."""
+
+
 class Reconciler:
     """Brings one LLMDeployment at a time nearer to what it asks for."""
 
@@ -40,24 +55,27 @@ class Reconciler:
         api: Api,
         installation: Installation,
         remember: Remember,
+        caches: References,
         clock: Clock | None = None,
     ) -> None:
         self._store, self._api, self._installation = store, api, installation
-        self._remember, self._clock = remember, clock or steady_clock()
+        self._remember, self._caches, self._clock = remember, caches, clock or steady_clock()
 
     async def reconcile(self, key: Key) -> Result:
         """Reconcile one LLMDeployment; return what stays to be tried again. Raises OperatorError."""
-        world = observe(self._store, key)
+        world = observe(self._store, key, self._caches.views)
         if world is None:
+            self._caches.forget(key)
             return Result()
         now = self._clock()
         plan = make_plan(world, self._installation, now)
-        problems = await self._apply(world, plan) if isinstance(plan, Plan) else []
+        self._caches.refer(key, plan.prepared.wish if isinstance(plan, Plan) else None, _mounted(world))
+        problems = await self._apply(world, plan)
         await self._tell(world, plan, problems, now)
         again = plan.course.again if isinstance(plan, Plan) else None
         return Result(problems, None if again is None else max(again, SOONEST))
 
-    async def _apply(self, world: World, plan: Plan) -> list[ApplyProblem]:
+    async def _apply(self, world: World, plan: Plan | Refusal) -> list[ApplyProblem]:
         problems: list[ApplyProblem] = []
         for kind, rendered in plan.children:
             if kind is DEPLOYMENT and any(problem.kind is CONTROLLER_REVISION for problem in problems):
@@ -66,7 +84,7 @@ class Reconciler:
             problem = await apply_child(self._api, kind, world.parent, live, rendered, self._remember)
             if problem is not None:
                 problems.append(problem)
-        for kind, live in plan.surplus:
+        for kind, live in plan.surplus if isinstance(plan, Plan) else ():
             problem = await delete_child(self._api, kind, world.parent, live)
             if problem is not None:
                 problems.append(problem)
@@ -95,3 +113,9 @@ class Reconciler:
             key = key_of(pod)
             events[key.name] = await self._api.pod_events(key.namespace, uid_of(pod), PULL_SECRET_EVENT)
         return events
+
+
+def _mounted(world: World) -> set[str]:
+    """Return the model caches that the object's revisions mount, as far as they have a Deployment."""
+    labels = (obj["spec"]["template"]["metadata"].get("labels") or {} for obj in world.deployments)
+    return {each[LABEL_CACHE] for each in labels if LABEL_CACHE in each}

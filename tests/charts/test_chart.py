@@ -304,8 +304,8 @@ def expected_rights(
 ) -> Iterator[tuple[tuple[str, str], set[str]]]:
     """What the operator's own list of kinds says that it does with each."""
     for kind in watched:
-        writes = {"create", "patch"} if kind in kinds.CHILDREN else set()
-        writes |= {"delete"} if kind in kinds.PER_REVISION else set()
+        writes = {"create", "patch"} if kind in kinds.WRITTEN else set()
+        writes |= {"delete"} if kind in kinds.DELETED else set()
         yield (kind.group, kind.plural), {"get", "list", "watch"} | writes
     yield (names.GROUP, f"{names.PLURAL}/status"), {"patch"}
     yield (kinds.EVENT.group, kinds.EVENT.plural), {"list"}

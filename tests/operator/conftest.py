@@ -12,11 +12,17 @@ import pytest
 import yaml
 
 from slipway_api import names
+from slipway_api.inspection import Inspection, decode
+from slipway_api.v1alpha1 import LLMDeploymentSpec
 from slipway_operator.diff import LIST_KEYS
 from slipway_operator.errors import Conflict, Invalid, Missing
 from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, Key, Kind, Object, key_of
 from slipway_operator.moments import seconds_of
 from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
+from slipway_operator.plan.classes import classed
+from slipway_operator.plan.effective import resolve
+from slipway_operator.plan.inspect import asked, facts_revision, wanted
+from slipway_operator.plan.render import owner_reference
 from slipway_operator.plan.revision import LABEL_REVISION
 
 RECORDED = Path(__file__).parent / "recorded"
@@ -51,7 +57,56 @@ class Recorded:
         }
 
     def world(self, parent: Object, **more: Any) -> World:
-        return World(parent, **more)
+        """Return a world in which the model was inspected already, where that is needed before pods."""
+        facts = self.facts(parent)
+        revisions = [*more.pop("revisions", ()), *([facts] if facts is not None else ())]
+        return World(parent, revisions=revisions, **more)
+
+    @property
+    def inspection(self) -> Inspection:
+        """What an inspect Job found out about SmolLM2-135M-Instruct."""
+        return decode((RECORDED / "inspection.json").read_bytes())
+
+    def facts(self, parent: Object) -> Object | None:
+        """Return the ControllerRevision that keeps what is known of the model; None where nobody asks."""
+        try:
+            spec = LLMDeploymentSpec.model_validate(parent.get("spec"))
+            found = classed(spec, "team", {})
+            values = resolve(key_of(parent).name, found, self.here)
+        except ValueError:
+            return None
+        if not wanted(values):
+            return None
+        digest, owner = asked(found.spec, values), owner_reference(parent)
+        return facts_revision(parent, digest, self.inspection, owner)
+
+    def job_pod(
+        self,
+        job: Object,
+        *,
+        container: str = "inspect",
+        code: int | None = None,
+        message: str = "",
+        phase: str | None = None,
+    ) -> Object:
+        """Return a pod of a Job whose container ended with `code`, or still runs."""
+        running = {"running": {}} if code is None else {"terminated": {"exitCode": code, "message": message}}
+        name = job["metadata"]["name"]
+        return {
+            "metadata": {
+                "name": f"{name}-x",
+                "namespace": "team",
+                "uid": f"uid-of-{name}-x",
+                "labels": {**job["spec"]["template"]["metadata"]["labels"], "job-name": name},
+                "ownerReferences": [{"kind": "Job", "name": name, "uid": "j", "controller": True}],
+            },
+            "spec": {},
+            "status": {
+                "phase": phase or ("Running" if code is None else "Failed"),
+                "podIP": "10.1.2.3",
+                "containerStatuses": [{"name": container, "state": running}],
+            },
+        }
 
     def planned(self, parent: Object, **known: Any) -> Plan | Refusal:
         return make_plan(self.world(parent, **known), self.here, self.moment)

@@ -125,7 +125,9 @@ class Watching:
     def __init__(self, api):
         self.api, self.store, self.queue = api, Store(), WorkQueue()
         self.freshness, self.metrics, self.now = Freshness(60), Metrics(), 0.0
-        self.intake = Intake(self.store, self.queue, self.freshness, self.metrics, clock=lambda: self.now)
+        self.intake = Intake(
+            self.store, self.queue, WorkQueue(), self.freshness, self.metrics, clock=lambda: self.now
+        )
 
     async def next(self):
         async with asyncio.timeout(30):

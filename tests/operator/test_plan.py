@@ -12,7 +12,7 @@ from slipway_api import names
 from slipway_api.catalogue import CATALOGUE
 from slipway_api.conditions import Reason
 from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, NETWORK_POLICY, PDB, PER_REVISION, SERVICE
-from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
+from slipway_operator.plan import Plan, Refusal, World, make_plan
 from slipway_operator.plan.effective import rollout_bounds
 from slipway_operator.plan.revision import LABEL_REVISION, SPEC_ANNOTATION
 
@@ -83,7 +83,7 @@ def test_the_service_selects_the_pods_of_any_revision(recorded):
         (
             "hf://org/name",
             names.MODEL_DIR,
-            ["fetch", "hf://org/name", "--revision", "main", "--to", names.MODEL_DIR],
+            ["fetch", "hf://org/name", "--revision", "c" * 40, "--to", names.MODEL_DIR],
         ),
         (
             "https://example.com/m.gguf",
@@ -109,7 +109,7 @@ def test_the_token_reaches_the_download_and_not_the_engine(recorded):
     token = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
     assert token in pod["initContainers"][0]["env"]
     assert "HF_TOKEN" not in json.dumps(pod["containers"])
-    assert pod["initContainers"][0]["args"][3] == "v1"
+    assert pod["initContainers"][0]["args"][3] == "c" * 40
 
 
 def test_the_pod_is_restricted(recorded):
@@ -326,7 +326,8 @@ specs = st.fixed_dictionaries(
                     unique_by=lambda e: e["name"],
                 ),
                 "resources": st.fixed_dictionaries(
-                    {}, optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), st.just("1"))}
+                    {},
+                    optional={"limits": st.dictionaries(st.sampled_from(["cpu", "memory"]), st.just("64Gi"))},
                 ),
             },
         ),
@@ -335,11 +336,11 @@ specs = st.fixed_dictionaries(
 
 
 @given(specs)
-def test_any_valid_object_is_planned_and_planned_the_same_again(spec):
+def test_any_valid_object_is_planned_and_planned_the_same_again(recorded, spec):
     parent = {"metadata": {"name": "x", "namespace": "n", "uid": "u"}, "spec": spec}
     plan, again = (
-        make_plan(World(parent), Installation("image"), 0.0),
-        make_plan(World(json.loads(json.dumps(parent))), Installation("image"), 0.0),
+        make_plan(recorded.world(parent), recorded.here, 0.0),
+        make_plan(recorded.world(json.loads(json.dumps(parent))), recorded.here, 0.0),
     )
     assert isinstance(plan, Plan)
     assert json.dumps([child for _, child in plan.children]) == json.dumps([c for _, c in again.children])

@@ -150,7 +150,7 @@ def test_a_class_shapes_pods_and_says_so(recorded):
         "network": {"hfEndpoint": "https://hub.example"},
     }
     classes = {"standard": {"metadata": {"name": "standard"}, "spec": {"default": True, **offer}}}
-    plan = recorded.planned(recorded.parent(model={"source": "hf://org/name"}), classes=classes)
+    plan = recorded.planned(recorded.parent(model={"source": "https://h/m.gguf"}), classes=classes)
     pod = pod_of(plan)
     assert pod["nodeSelector"] == {"pool": "llm"}
     assert {"name": "HF_ENDPOINT", "value": "https://hub.example"} in pod["initContainers"][0]["env"]

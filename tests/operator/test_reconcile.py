@@ -8,12 +8,16 @@ import copy
 import pytest
 
 from slipway_api.conditions import Reason
+from slipway_api.inspection import encode
+from slipway_operator.caches import Caches
 from slipway_operator.errors import Conflict, Denied, Invalid, NotPermitted, Retryable, Terminal
 from slipway_operator.freshness import Freshness
 from slipway_operator.intake import Intake, matters
 from slipway_operator.kinds import (
+    CLAIM,
     CONTROLLER_REVISION,
     DEPLOYMENT,
+    JOB,
     LLM_CLASS,
     PARENT,
     PDB,
@@ -34,17 +38,41 @@ from slipway_operator.workqueue import WorkQueue
 KEY = Key("team", "chat")
 
 
+class Moment:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
 class Operator:
     """The operator without its watches: it knows what a relist told it and what it wrote itself."""
 
     def __init__(self, server, image):
         self.server, self.store, self.queue = server, Store(), WorkQueue()
         self.freshness, self.metrics = Freshness(60), Metrics()
-        self.intake = Intake(self.store, self.queue, self.freshness, self.metrics)
+        self.cache_queue = WorkQueue()
+        self.intake = Intake(self.store, self.queue, self.cache_queue, self.freshness, self.metrics)
         self.relister = Relister(server, self.intake, [None], 300)
-        self.reconciler = Reconciler(
-            self.store, server, image, self.intake.remember, clock=lambda: seconds_of("2026-01-01T00:00:00Z")
+        clock = self.clock = Moment(seconds_of("2026-01-01T00:00:00Z"))
+        self.caches = Caches(
+            self.store, server, self.intake.remember, self.ask, self.cache_queue.add, self.queue.add, clock
         )
+        self.reconciler = Reconciler(
+            self.store, server, image, self.intake.remember, self.caches, clock=clock
+        )
+        self.progress = None
+
+    async def ask(self, pod):
+        """Stands in for the HTTP answer of a pod that downloads; `test_progress` asks a real one."""
+        return self.progress
+
+    async def reconcile_cache(self, key):
+        await self.relister.fill()
+        return await self.caches.reconcile(key)
 
     async def reconcile(self, key=KEY):
         await self.relister.fill()
@@ -75,7 +103,7 @@ def reason(server):
 
 async def test_children_and_status_come_into_being_and_then_nothing_is_written(server, operator, parent):
     assert await operator.reconcile() == []
-    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD, LLM_CLASS}
+    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD, LLM_CLASS, JOB, CLAIM}
     name = only(server, DEPLOYMENT).name
     assert server.writes == [
         f"controllerrevisions team/{name}",
@@ -236,7 +264,7 @@ async def test_an_unreadable_object_gets_a_sentence_and_keeps_its_children(serve
     server.put(PARENT, recorded.parent(generation=2, replicas="many"))
     assert await operator.reconcile() == []
     assert reason(server) == Reason.INVALID_SPEC
-    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD, LLM_CLASS}
+    assert {kind for kind, _ in server.objects} == set(WATCHED) - {POD, LLM_CLASS, JOB, CLAIM}
     server.put(PARENT, recorded.parent(generation=3, replicas=2))
     await operator.reconcile()
     assert reason(server) == Reason.PROGRESSING
@@ -349,3 +377,19 @@ async def test_a_failing_object_comes_back_later_and_stops_nobody(error, counted
     queue.close()
     await worker
     assert 'slipway_operator_reconcile_seconds_count{outcome="done"} 1.0' in metrics.render().decode()
+
+
+async def test_an_inspect_job_and_its_pods_are_found_by_their_label(server, recorded, operator):
+    server.put(PARENT, recorded.parent(model={"source": "hf://org/name"}))
+    await operator.reconcile()
+    job = server.objects[JOB, only(server, JOB)]
+    said = encode(recorded.inspection)
+    server.put(POD, recorded.job_pod(job, code=0, message=said, phase="Succeeded"))
+    await operator.reconcile()
+    assert only(server, DEPLOYMENT)
+    status = server.objects[PARENT, KEY]["status"]
+    assert status["model"]["commit"] == "c" * 40
+    assert status["model"]["license"] == "apache-2.0"
+    server.writes.clear()
+    await operator.reconcile()
+    assert server.writes == []

@@ -171,7 +171,7 @@ def test_a_watch_that_lags_is_alive_and_a_busy_writer_does_not_hide_a_dead_one()
 
 async def test_a_class_queues_whom_it_can_concern(recorded):
     store, queue = Store(), WorkQueue()
-    intake = Intake(store, queue, Freshness(60), Metrics())
+    intake = Intake(store, queue, WorkQueue(), Freshness(60), Metrics())
     for name, class_name in (("named", "standard"), ("other", "fast"), ("none", None)):
         store.put(PARENT, recorded.parent(name, **({"className": class_name} if class_name else {})))
 

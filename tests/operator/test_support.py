@@ -11,7 +11,8 @@ SET = {
     "model.credentials.serviceAccountName": {
         "model": {"source": "hf://a/b", "credentials": {"serviceAccountName": "f"}}
     },
-    "model.cache.mode": {"model": {"source": "hf://a/b", "cache": {"mode": "Shared"}}},
+    "model.cache.mode": {"model": {"source": "oci://h/b:1", "cache": {"mode": "Image"}}},
+    "model.cache.accessMode": {"model": {"source": "hf://a/b", "cache": {"accessMode": "ReadOnlyMany"}}},
     "model.adapters": {"model": {"source": "hf://a/b", "adapters": [{"name": "x", "source": "hf://a/c"}]}},
     "model.trustRemoteCode": {"model": {"source": "hf://a/b", "trustRemoteCode": True}},
     "engine.speculative": {"engine": {"speculative": {"method": "ngram"}}},

@@ -52,6 +52,16 @@ class History:
         return [*(one for one in self.adopted if one.name != self.desired.name), self.desired]
 
     @property
+    def known(self) -> bool:
+        """Return whether the desired revision is one that was made before."""
+        return any(one.name == self.desired.name for one in (*self.stored, *self.adopted))
+
+    def held(self) -> History:
+        """Return the history with its newest revision desired, as long as another cannot be made yet."""
+        newest = max((*self.stored, *self.adopted), key=lambda one: one.number, default=None)
+        return self if newest is None else replace(self, desired=newest, rendered="", stale=())
+
+    @property
     def outdated(self) -> bool:
         """Return whether the operator would render other pods now."""
         return bool(self.rendered) and self.desired.name != self.rendered

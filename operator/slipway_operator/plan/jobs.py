@@ -11,8 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from slipway_api import names
+from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentSpec, PodTemplateSpec
-from slipway_operator.kinds import JOB, Key, Object
+from slipway_operator.explain.findings import Finding, clean
+from slipway_operator.explain.pods import explain_pod, is_leaving
+from slipway_operator.explain.termination import explain_termination
+from slipway_operator.kinds import JOB, Key, Object, key_of
 from slipway_operator.plan.effective import Effective
 from slipway_operator.plan.pod import SECURITY_CONTEXT, USER_ID, ca_mounts, ca_volumes, fetch_environment
 
@@ -106,6 +110,37 @@ def job_pod(
     if overlay.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in overlay.image_pull_secrets]
     return pod
+
+
+def explain_job_pod(pod: Object, container: str) -> Finding | None:
+    """Return what keeps a Job's pod from its end; None where it came to a good one."""
+    key = key_of(pod)
+    for status in (pod.get("status") or {}).get("containerStatuses") or ():
+        ended = (status.get("state") or {}).get("terminated")
+        if status.get("name") == container and ended:
+            # Before anything else: of a pod whose container failed the kubelet only says that it failed.
+            logs = f"kubectl -n {key.namespace} logs {key.name} -c {container}"
+            return explain_termination(ended, container, logs)
+    return None if is_leaving(pod) else explain_pod(pod)
+
+
+def explain_job(live: Object | None, pods: Sequence[Object], container: str) -> Finding | None:
+    """Return why a Job does not come to a good end: what its newest pod says, else what the Job says."""
+    for pod in sorted(pods, key=_age, reverse=True):
+        found = explain_job_pod(pod, container)
+        if found is not None and not found.on_the_way:
+            return found
+    if live is None or finished(live) != "Failed":
+        return None
+    key = key_of(live)
+    conditions = (live.get("status") or {}).get("conditions") or [{}]
+    said = clean(str(conditions[-1].get("message") or "it left no word"))
+    message = f"Job {key.name} failed: {said}; another one is made within {TTL_SECONDS // 60} minutes"
+    return Finding(Reason.DOWNLOAD_FAILED, message, f"kubectl -n {key.namespace} describe job {key.name}")
+
+
+def _age(pod: Mapping[str, Any]) -> str:
+    return str(pod["metadata"].get("creationTimestamp") or "")
 
 
 def finished(job: Mapping[str, Any]) -> str | None:

@@ -10,13 +10,15 @@ from pydantic import ValidationError
 
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentSpec, PlanStatus
-from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, Kind, Object, key_of
+from slipway_operator.explain.findings import Finding
+from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, PER_REVISION, Kind, Object, key_of
 from slipway_operator.plan.classes import Refused, classed
 from slipway_operator.plan.course import Course, chart
 from slipway_operator.plan.effective import Effective, UnknownAccelerator, resolve
 from slipway_operator.plan.history import History, recall
 from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.pod import render_pod
+from slipway_operator.plan.prepare import Prepared, prepare
 from slipway_operator.plan.render import owner_reference, render_deployment, render_single
 from slipway_operator.plan.revision import Rendering, render_revision
 from slipway_operator.plan.sizing import Sizing, engine_of, size, unread
@@ -38,6 +40,8 @@ class Plan:
         history: the revisions, and which of them is wanted.
         course: where the rollout stands.
         sizing: how a replica fits, or why that is not known.
+        prepared: how far everything is that new pods need.
+        class_name: the class in force.
     """
 
     suspended: bool
@@ -47,6 +51,10 @@ class Plan:
     history: History
     course: Course = field(repr=False)
     sizing: Sizing
+    prepared: Prepared = field(repr=False)
+    class_name: str | None = None
+    held: Finding | None = None
+    """What new pods wait for, where some are wanted that cannot be made yet."""
 
     @property
     def replicas(self) -> int:
@@ -65,11 +73,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why the object cannot be planned; nothing that exists is touched. `sizing` is told where known."""
+    """Why the object cannot be planned; nothing that exists is touched.
+
+    `sizing` is told where known, `children` are applied: what was found out about the model is kept.
+    """
 
     reason: Reason
     message: str
     sizing: PlanStatus | None = None
+    children: Sequence[tuple[Kind, Object]] = ()
 
 
 def make_plan(world: World, installation: Installation, now: float) -> Plan | Refusal:
@@ -82,28 +94,39 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
         missing = unsupported_field(spec)
         if missing is not None:
             return Refusal(Reason.UNSUPPORTED_FIELD, missing)
-        values = resolve(key_of(parent).name, found, installation)
+        prepared = prepare(world, found, resolve(key_of(parent).name, found, installation))
     except ValidationError as error:
         return Refusal(Reason.INVALID_SPEC, explain(error))
     except Refused as error:
         return Refusal(error.reason, str(error))
     except UnknownAccelerator as error:
         return Refusal(Reason.UNKNOWN_ACCELERATOR, str(error))
-    sizing = size(spec, engine_of(values), None, unread(values), installation.catalogue)
+    values, known = prepared.values, prepared.known
+    facts = known.facts if known is not None else None
+    sizing = size(spec, engine_of(values), facts, unread(values), installation.catalogue)
     if sizing.refusal is not None:
-        return Refusal(Reason.DOES_NOT_FIT, sizing.refusal, sizing.status)
+        return Refusal(Reason.DOES_NOT_FIT, sizing.refusal, sizing.status, prepared.children)
     noted = tuple(value.model_dump(by_alias=True, exclude_none=True) for value in values.values)
     rendering = Rendering(render_pod(key_of(parent).name, spec, values), noted)
     history = recall(world, rendering, automatic=_automatic(spec))
+    gated = prepared.gate is not None and not history.known
+    if gated:
+        history = history.held()
     course = chart(world, history, spec, values, now)
+    children = _children(parent, course, values, installation)
+    if gated and not history.known:  # nothing runs yet, and nothing can
+        children = [child for child in children if child[0] not in PER_REVISION]
     return Plan(
         suspended=spec.suspend,
         values=values,
-        children=[*_children(parent, course, values, installation)],
-        surplus=_surplus(world, course),
+        children=[*prepared.children, *children],
+        surplus=[*_surplus(world, course), *prepared.surplus],
         history=course.history,
         course=course,
         sizing=sizing,
+        prepared=prepared,
+        class_name=found.name,
+        held=prepared.gate if gated and values.replicas else None,
     )
 
 

@@ -7,14 +7,12 @@ from typing import Any, Final
 
 from slipway_api import names
 from slipway_api.v1alpha1 import LLMDeploymentSpec, PodTemplateSpec
-from slipway_operator.kinds import Object
+from slipway_operator.kinds import LABEL_CACHE, Object
 from slipway_operator.plan.effective import Effective
 from slipway_operator.plan.nodes import affinity_of, tolerations_of
 from slipway_operator.plan.profiles import CUSTOM, Setting, arguments_of
 
 USER_ID: Final = 65532
-LABEL_CACHE: Final = f"{names.GROUP}/model-cache"
-"""On everything that has to do with a shared volume: claim, Job, and the pods that mount it."""
 RESTART_ANNOTATION: Final = f"{names.GROUP}/restart-token"
 
 # Time for kube-proxy and gateways to stop sending to a pod that goes away, before the engine hears of it.
@@ -236,8 +234,9 @@ def fetch_arguments(source: str, values: Effective) -> list[str]:
 
 def revision_arguments(values: Effective) -> list[str]:
     """Return which version of a repository is meant: the commit, once it is known."""
-    revision = values.commit or values.revision
-    return ["--revision", revision] if revision is not None else []
+    if values.revision is None:
+        return []
+    return ["--revision", values.commit or values.revision]
 
 
 def model_path(values: Effective) -> str:

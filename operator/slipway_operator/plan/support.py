@@ -14,7 +14,8 @@ from slipway_api.v1alpha1 import LLMDeploymentSpec, Spec
 
 UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "model.credentials.serviceAccountName": (),
-    "model.cache.mode": ("PerReplica",),
+    "model.cache.mode": ("PerReplica", "Shared"),
+    "model.cache.accessMode": ("ReadWriteMany", "ReadWriteOnce"),
     "model.adapters": ([],),
     "model.trustRemoteCode": (False,),
     "engine.speculative": (),

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from slipway_operator.kinds import Kind, Object
+from slipway_operator.kinds import Key, Kind, Object
+from slipway_operator.plan.cache import View
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class World:
         revisions: its ControllerRevisions.
         pods: the pods of its Deployments, leaving ones too.
         classes: all LLMClasses there are, by name.
+        jobs: the Jobs that inspect its model.
+        job_pods: their pods.
+        views: how the model caches stand, by key.
         holders: who holds accelerators like those that its pods wait for, as words for people.
     """
 
@@ -28,4 +32,7 @@ class World:
     revisions: Sequence[Object] = ()
     pods: Sequence[Object] = ()
     classes: Mapping[str, Object] = field(default_factory=dict)
+    jobs: Sequence[Object] = ()
+    job_pods: Sequence[Object] = ()
+    views: Mapping[Key, View] = field(default_factory=dict)
     holders: str = ""

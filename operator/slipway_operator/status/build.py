@@ -8,13 +8,14 @@ from typing import Any
 
 from slipway_api import names
 from slipway_api.conditions import Reason
-from slipway_api.v1alpha1 import EffectiveValue, LLMDeploymentStatus, PlanStatus, RevisionStatus
+from slipway_api.v1alpha1 import EffectiveValue, LLMDeploymentStatus, ModelStatus, PlanStatus, RevisionStatus
 from slipway_operator.explain.denials import explain_denial
 from slipway_operator.explain.findings import Finding, clean, worst
 from slipway_operator.explain.pods import explain_pod, is_leaving, is_ready
 from slipway_operator.kinds import Key, Object, key_of
 from slipway_operator.moments import seconds_of
 from slipway_operator.plan import Plan, Refusal, World
+from slipway_operator.plan.prepare import Prepared
 from slipway_operator.plan.revision import LABEL_REVISION, NOT_SHAPING
 from slipway_operator.problems import ApplyProblem
 from slipway_operator.status.conditions import Verdict, conditions_of
@@ -77,6 +78,8 @@ def build_status(seen: Observation) -> dict[str, Any]:
         revision=plan.course.target if plan else None,
         last_good_revision=_last_good(plan) if plan else None,
         revisions=_revisions(pods),
+        class_name=plan.class_name if plan else None,
+        model=_model(plan.prepared) if plan else None,
         plan=_planned(seen.plan),
         conditions=conditions_of(_verdict(seen, pods), seen.parent, seen.now),
     )
@@ -115,6 +118,25 @@ def _revisions(pods: _Pods) -> list[RevisionStatus]:
     return found
 
 
+def _model(prepared: Prepared) -> ModelStatus | None:
+    """Return what is known of the files that are served, and how far they have come."""
+    known, progress = prepared.known, prepared.progress
+    if known is None:
+        return None
+    return ModelStatus(
+        commit=known.commit,
+        digest=known.digest,
+        license=known.license,
+        size=known.size,
+        architecture=known.facts.architecture,
+        parameters=known.facts.parameters,
+        claim=prepared.wish.key.name if prepared.wish is not None else None,
+        fetched=progress.fetched if progress is not None else None,
+        bytes_per_second=progress.rate if progress is not None else None,
+        updated_at=progress.at if progress is not None else None,
+    )
+
+
 def _last_good(plan: Plan) -> str | None:
     good = [one for one in plan.history.by_name.values() if one.good]
     return max(good, key=lambda one: one.number).name if good else None
@@ -142,6 +164,7 @@ def _verdict(seen: Observation, pods: _Pods) -> Verdict:
     plan, refusal = (seen.plan, None) if isinstance(seen.plan, Plan) else (None, seen.plan)
     held = HELD.get(plan.course.phase) if plan is not None and pods.all_serve else None
     settled = refusal is None and not seen.problems and plan is not None and not plan.course.reverted
+    settled = settled and plan is not None and plan.held is None
     complete = settled and (held is not None or (pods.complete and _rolled_out(seen)))
     spare = plan.values.max_unavailable if plan is not None else 0
     late = plan is not None and (plan.course.progress.overdue is not None or _refused_for_long(seen, plan))
@@ -168,6 +191,8 @@ def _finding(seen: Observation, pods: _Pods) -> Finding:
     if refused and pods.wanted:
         return explain_denial(str(refused.get("message", "")), key.namespace)
     plan = seen.plan
+    if isinstance(plan, Plan) and plan.held is not None:
+        return plan.held
     if isinstance(plan, Plan) and plan.course.reverted:
         return reverted(plan, key)
     newest = worst(_explain(pods.updated, seen))
@@ -213,8 +238,10 @@ def _explain_problem(problem: ApplyProblem, key: Key) -> Finding:
 
 def _rolled_out(seen: Observation) -> bool:
     """Return whether Kubernetes has nothing to do either: somebody else may have added to the pods."""
-    if not isinstance(seen.plan, Plan) or len(seen.world.deployments) != 1:
+    if not isinstance(seen.plan, Plan) or len(seen.world.deployments) > 1:
         return False
+    if not seen.world.deployments:
+        return seen.plan.replicas == 0
     # Its generation is not compared: an annotation of anybody raises it, and Ready would flicker.
     status = seen.world.deployments[0].get("status") or {}
     return bool(status.get("replicas", 0) == status.get("updatedReplicas", 0) == seen.plan.replicas)
