@@ -118,8 +118,8 @@ class VolumeMount(Spec):
         str,
         Field(min_length=2, max_length=256),
         Rule(
-            cel="self.matches('^/[^:]+$') && !self.contains('/..') && !self.startsWith('/var/lib/slipway')"
-            " && !(self in ['/tmp', '/tmp/', '/dev/shm', '/dev/shm/'])",
+            cel="self.matches('^/[^:]+$') && !self.contains('/..')"
+            " && !self.startsWith('/var/lib/slipway') && !(self in ['/tmp', '/tmp/', '/dev/shm', '/dev/shm/'])",
             holds=lambda v: (
                 re.fullmatch(r"/[^:]+", v) is not None
                 and "/.." not in v
