@@ -119,15 +119,16 @@ class VolumeMount(Spec):
         Field(min_length=2, max_length=256),
         Rule(
             cel="self.matches('^/[^:]+$') && !self.contains('/..')"
-            " && !self.startsWith('/var/lib/slipway') && !(self in ['/tmp', '/tmp/', '/dev/shm', '/dev/shm/'])",
+            " && !self.startsWith('/var/lib/slipway')"
+            " && !(self in ['/tmp', '/tmp/', '/dev/shm', '/dev/shm/'])",
             holds=lambda v: (
                 re.fullmatch(r"/[^:]+", v) is not None
                 and "/.." not in v
                 and not v.startswith("/var/lib/slipway")
                 and v.rstrip("/") not in ("/tmp", "/dev/shm")  # noqa: S108 - a path in the pod
             ),
-            message="mountPath is absolute, without ':' and '..', and /var/lib/slipway, /tmp and /dev/shm are "
-            "Slipway's own",
+            message="mountPath is absolute, without ':' and '..', and /var/lib/slipway, /tmp and /dev/shm "
+            "are Slipway's own",
         ),
     ]
     """Path in the container."""
