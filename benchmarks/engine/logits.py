@@ -97,12 +97,20 @@ def llamacpp(model: Path, threads: int, context: int) -> Engine:
     return rows, f"llama-cpp-python {llama_cpp.__version__}, {model.name}, f16 KV", loaded.n_vocab()
 
 
+def _ours(**settings: Any) -> Callable[[Path, int, int], Engine]:
+    return lambda *given: slipway(*given, cpu_backend="native", **settings)
+
+
 Engine = tuple[Rows, str, int]
 ENGINES: dict[str, Callable[[Path, int, int], Engine]] = {
     "reference": lambda *given: slipway(*given, reference=True),
-    "slipway": lambda *given: slipway(*given, cpu_backend="native"),
-    "slipway-float32": lambda *given: slipway(*given, cpu_backend="native", quantization="none"),
-    "slipway-int8": lambda *given: slipway(*given, cpu_backend="native", quantization="int8"),
+    "slipway": _ours(),
+    "slipway-float32": _ours(quantization="none"),
+    "slipway-float32-kv32": _ours(quantization="none", kv_cache_dtype="float32"),
+    "slipway-int8": _ours(quantization="int8"),
+    "slipway-int8-kv8": _ours(quantization="int8", kv_cache_dtype="int8"),
+    "slipway-int4": _ours(quantization="int4"),
+    "slipway-int4-kv8": _ours(quantization="int4", kv_cache_dtype="int8"),
     "transformers": transformers,
     "openvino-f32": lambda *given: openvino(*given, kv="f16"),
     "openvino-int8": lambda *given: openvino(*given, kv="u8"),

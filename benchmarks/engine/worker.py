@@ -1,7 +1,7 @@
 """One engine in a process of its own: loads the model, then runs what stdin asks and answers on stdout.
 
-A message is a line of JSON, {"prompts": [[ids]], "output": n, "concurrency": n}; the answer holds the
-figures. Run with the interpreter that has the engine; this file needs nothing else of the project for a
+A message is a line of JSON, the fields of a `Job`; the answer holds the figures, and none where the engine
+cannot do it. Run with the interpreter that has the engine; this file needs nothing else of the project for a
 peer.
 """
 
@@ -16,10 +16,48 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from workloads import figures
+from workloads import Job, figures
 
 Result = dict[str, float]
-Engine = Callable[[list[list[int]], int, int], Result]
+Engine = Callable[[Job], Result]
+
+
+class Door:
+    """Lets a job's requests in: as seats get free, or at their hours."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._began = time.monotonic()
+        self.arrivals: list[float] = []
+        self.tokens: list[list[float]] = []
+
+    @property
+    def closed(self) -> bool:
+        """True where all requests are in."""
+        return len(self.arrivals) == len(self._job.prompts)
+
+    def next(self, running: int) -> int | None:
+        """Return the number of a request that comes in now, or None."""
+        number, now = len(self.arrivals), time.monotonic()
+        if self.closed or running >= self._job.concurrency:
+            return None
+        if self._job.arrivals is not None:
+            due = self._began + self._job.arrivals[number]
+            if now < due:
+                return None
+            now = due
+        self.arrivals.append(now)
+        self.tokens.append([])
+        return number
+
+    def wait(self) -> None:
+        """Sleep until the next request is due; for an engine with nothing to do."""
+        if not self.closed and self._job.arrivals is not None:
+            time.sleep(max(0.0, self._began + self._job.arrivals[len(self.arrivals)] - time.monotonic()))
+
+    def figures(self) -> Result:
+        """Return what was measured."""
+        return figures(self.arrivals, self.tokens)
 
 
 def slipway(model: Path, threads: int, **settings: Any) -> tuple[Engine, str]:
@@ -33,25 +71,56 @@ def slipway(model: Path, threads: int, **settings: Any) -> tuple[Engine, str]:
         EngineConfig(model, max_model_len=4096, kv_cache_bytes=1 << 30, num_threads=threads, **settings)
     )
     names = iter(range(1 << 60))
+    inside = _clocked(core)
 
-    def run(prompts: list[list[int]], output: int, concurrency: int) -> Result:
-        sampling = SamplingParams(max_tokens=output, temperature=0, ignore_eos=True)
-        queue = [(str(next(names)), tuple(prompt)) for prompt in prompts]
-        arrivals: dict[str, float] = {}
-        tokens: dict[str, list[float]] = {name: [] for name, _ in queue}
-        running = 0
-        while queue or core.has_work():
-            while queue and running < concurrency:
-                name, prompt = queue.pop(0)
-                arrivals[name] = time.monotonic()
-                core.add_request(NewRequest(name, prompt, sampling, arrivals[name]))
-                running += 1
+    def run(job: Job) -> Result:
+        door, numbers = Door(job), dict[str, int]()
+        inside.clear()
+        while not door.closed or core.has_work():
+            while (number := door.next(len(numbers))) is not None:
+                sampling = SamplingParams(max_tokens=job.outputs[number], temperature=0, ignore_eos=True)
+                name = str(next(names))
+                numbers[name] = number
+                prompt = tuple(job.prompts[number])
+                core.add_request(NewRequest(name, prompt, sampling, door.arrivals[number]))
+            if not core.has_work():
+                door.wait()
+                continue
             for found in core.step().outputs:
-                tokens[found.request_id] += [time.monotonic()] * len(found.new_token_ids)
-                running -= found.finish_reason is not None
-        return figures(list(arrivals.values()), list(tokens.values()))
+                door.tokens[numbers[found.request_id]] += [time.monotonic()] * len(found.new_token_ids)
+                if found.finish_reason is not None:
+                    del numbers[found.request_id]
+        result = door.figures()
+        if inside:
+            result["outside_kernels_percent"] = 100 * (1 - sum(inside) / result["seconds"])
+        return result
 
-    return run, f"slipway {core.ready.dtype}, {settings}, prefix cache on, {core.ready.num_kv_blocks} blocks"
+    cache = "on" if settings.get("prefix_caching", True) else "off"
+    weights = core.memory.weights >> 20
+    return run, (
+        f"slipway {core.ready.dtype}, {settings}, {weights} MiB weights, prefix cache {cache}, "
+        f"{core.ready.num_kv_blocks} blocks"
+    )
+
+
+def _clocked(core: Any) -> list[float]:
+    """Return a list that takes the seconds of each native step; the torch path has none."""
+    from slipway_engine.native.runner import NativeRunner
+
+    seconds: list[float] = []
+    if isinstance(core._runner, NativeRunner):
+        model = core._runner.model
+        step = model.step
+
+        def clocked(*given: Any, **named: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return step(*given, **named)
+            finally:
+                seconds.append(time.perf_counter() - began)
+
+        model.step = clocked
+    return seconds
 
 
 def transformers(model: Path, threads: int) -> tuple[Engine, str]:
@@ -73,10 +142,12 @@ def transformers(model: Path, threads: int) -> tuple[Engine, str]:
             self.times.append(time.monotonic())
             return scores
 
-    def run(prompts: list[list[int]], output: int, concurrency: int) -> Result:
-        arrivals, tokens = [], []
-        for start in range(0, len(prompts), concurrency):
-            batch, clock = prompts[start : start + concurrency], Clock()
+    def run(job: Job) -> Result:
+        if job.arrivals is not None:
+            return {}
+        arrivals, tokens, output = [], [], job.outputs[0]
+        for start in range(0, len(job.prompts), job.concurrency):
+            batch, clock = job.prompts[start : start + job.concurrency], Clock()
             arrivals += [time.monotonic()] * len(batch)
             ids = torch.tensor(batch)
             with torch.inference_mode():
@@ -117,31 +188,29 @@ def openvino(model: Path, threads: int, precision: str, kv: str) -> tuple[Engine
     pipeline = genai.ContinuousBatchingPipeline(str(model), scheduler, "CPU", properties)
     names = iter(range(1 << 60))
 
-    def run(prompts: list[list[int]], output: int, concurrency: int) -> Result:
+    def run(job: Job) -> Result:
         import numpy as np
 
-        asked = genai.GenerationConfig()
-        asked.max_new_tokens = asked.min_new_tokens = output
-        asked.ignore_eos = True
-        queue, running = list(prompts), {}
-        arrivals: list[float] = []
-        tokens: list[list[float]] = []
-        while queue or running:
-            while queue and len(running) < concurrency:
-                at = len(arrivals)
-                arrivals.append(time.monotonic())
-                tokens.append([])
-                ids = ov.Tensor(np.array([queue.pop(0)], dtype=np.int64))
-                running[at] = pipeline.add_request(next(names), ids, asked)
+        door, running = Door(job), dict[int, Any]()
+        while not door.closed or running:
+            while (number := door.next(len(running))) is not None:
+                asked = genai.GenerationConfig()
+                asked.max_new_tokens = asked.min_new_tokens = job.outputs[number]
+                asked.ignore_eos = True
+                ids = ov.Tensor(np.array([job.prompts[number]], dtype=np.int64))
+                running[number] = pipeline.add_request(next(names), ids, asked)
+            if not running:
+                door.wait()
+                continue
             pipeline.step()
             now = time.monotonic()
-            for at, handle in list(running.items()):
+            for number, handle in list(running.items()):
                 while handle.can_read():
                     for found in handle.read().values():
-                        tokens[at] += [now] * len(found.generated_ids)
+                        door.tokens[number] += [now] * len(found.generated_ids)
                 if handle.get_status() != genai.GenerationStatus.RUNNING:
-                    del running[at]
-        return figures(arrivals, tokens)
+                    del running[number]
+        return door.figures()
 
     name = f"openvino-genai {genai.__version__}, {properties}, prefix cache on, 512 tokens a step"
     return run, name
@@ -155,9 +224,11 @@ def llamacpp(model: Path, threads: int) -> tuple[Engine, str]:
         str(model), n_ctx=4096, n_batch=512, n_threads=threads, n_threads_batch=threads, verbose=False
     )
 
-    def run(prompts: list[list[int]], output: int, concurrency: int) -> Result:
+    def run(job: Job) -> Result:
+        if job.arrivals is not None:
+            return {}
         arrivals, tokens = [], []
-        for prompt in prompts:
+        for prompt, output in zip(job.prompts, job.outputs, strict=True):
             arrivals.append(time.monotonic())
             loaded.reset()
             times: list[float] = []
@@ -171,17 +242,26 @@ def llamacpp(model: Path, threads: int) -> tuple[Engine, str]:
     return run, f"llama-cpp-python {llama_cpp.__version__}, n_batch 512, f16 KV, requests in turn"
 
 
+def _ours(**settings: Any) -> Callable[[Path, int], tuple[Engine, str]]:
+    return lambda model, threads: slipway(model, threads, **{"cpu_backend": "native"} | settings)
+
+
 ENGINES: dict[str, Callable[[Path, int], tuple[Engine, str]]] = {
-    "slipway-torch": lambda model, threads: slipway(model, threads, cpu_backend="torch"),
-    "slipway": lambda model, threads: slipway(model, threads, cpu_backend="native"),
-    "slipway-float32": lambda model, threads: slipway(
-        model, threads, cpu_backend="native", quantization="none"
-    ),
-    "slipway-int8": lambda model, threads: slipway(model, threads, cpu_backend="native", quantization="int8"),
+    "slipway-torch": _ours(cpu_backend="torch"),
+    "slipway": _ours(),
+    "slipway-uncached": _ours(prefix_caching=False),
+    "slipway-float32": _ours(quantization="none"),
+    "slipway-float32-kv32": _ours(quantization="none", kv_cache_dtype="float32"),
+    "slipway-int8": _ours(quantization="int8"),
+    "slipway-int8-kv8": _ours(quantization="int8", kv_cache_dtype="int8"),
+    "slipway-int4": _ours(quantization="int4"),
+    "slipway-int4-kv8": _ours(quantization="int4", kv_cache_dtype="int8"),
     "transformers": transformers,
     "openvino-f32": lambda model, threads: openvino(model, threads, "f32", "f16"),
     "openvino-int8": lambda model, threads: openvino(model, threads, "f32", "u8"),
+    "openvino-int4": lambda model, threads: openvino(model, threads, "f32", "u8"),
     "llama.cpp": llamacpp,
+    "llama.cpp-q8_0": llamacpp,
 }
 
 
@@ -197,10 +277,7 @@ def main() -> None:
         return
     print(json.dumps({"engine": description}), file=answers, flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        print(
-            json.dumps(run(asked["prompts"], asked["output"], asked["concurrency"])), file=answers, flush=True
-        )
+        print(json.dumps(run(Job(**json.loads(line)))), file=answers, flush=True)
 
 
 if __name__ == "__main__":
