@@ -34,7 +34,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Rates:
-    """Products' operations, attention's operations and bytes, all a second; `weights` is what a step reads."""
+    """Operations of products and of attention, and bytes, all a second; a step reads `weights` bytes."""
 
     operations: float
     attention: float
