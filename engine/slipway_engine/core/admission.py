@@ -35,8 +35,12 @@ def check_request(request: NewRequest, known: Container[str], ready: Ready) -> N
             param="request_id",
             code="duplicate_request_id",
         )
-    if request.pooling is not None:
-        raise RequestError("This model makes no embeddings; ask for tokens.", param="pooling")
+    if request.pooling is not None and ready.pooling is None:
+        raise RequestError("This model makes no embeddings; ask it for tokens.", param="pooling")
+    if request.pooling is None and ready.pooling is not None:
+        raise RequestError(
+            "This model makes embeddings only; send the text to /v1/embeddings.", param="pooling"
+        )
     _check_prompt(request, ready)
     _check_ids("stop_token_ids", request.sampling.stop_token_ids, ready.vocab_size)
     _check_ids("logit_bias", tuple(request.sampling.logit_bias), ready.vocab_size)
@@ -44,7 +48,8 @@ def check_request(request: NewRequest, known: Container[str], ready: Ready) -> N
 
 def length_limit(request: NewRequest, ready: Ready) -> int:
     """Return the length at which the sequence ends: its own limit, or the model's where that is less."""
-    return min(len(request.prompt_token_ids) + request.sampling.max_tokens, ready.max_model_len)
+    longest = request.sampling.max_tokens if request.generates else 0
+    return min(len(request.prompt_token_ids) + longest, ready.max_model_len)
 
 
 def _check_prompt(request: NewRequest, ready: Ready) -> None:

@@ -50,7 +50,10 @@ def sort(wanting: Sequence[Scheduled], logits: torch.Tensor, groups: Mapping[str
     for row in wanting:
         request, group = row.request, groups[row.request.id]
         start, end = end, end + row.rows
-        if request.scored < request.score_until:
+        if request.pool is not None:
+            request.pool.add(logits[start:end])
+            request.scored += row.rows
+        elif request.scored < request.score_until:
             entries = _score(row, logits[start:end], group.asked.prompt_logprobs or 0)
             batch.outputs.append(RequestOutput(request.id, prompt_logprobs=entries))
         if row.samples:

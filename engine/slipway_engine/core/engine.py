@@ -33,6 +33,7 @@ from slipway_engine.kv.blocks import BlockPool
 from slipway_engine.kv.hashing import root
 from slipway_engine.kv.plan import Asked, MemoryPlan, plan
 from slipway_engine.loading.checkpoint import open_model
+from slipway_engine.models.pooling import Pool, Pooling
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class EngineCore:
         self._runner = self._backend.load(self.memory, config.block_size, _progress)
         phases.end("weights")
         self._config = config
+        self._unit_length = checkpoint.pooling is not None and checkpoint.pooling.normalised
         self._eos = frozenset(model.eos_token_ids)
         self._salted = (model.architecture, self._backend.dtype, config.block_size)
         self._pool = BlockPool(self.memory.num_blocks)
@@ -89,6 +91,7 @@ class EngineCore:
             device=self._backend.device,
             eos_token_ids=model.eos_token_ids,
             load_seconds=phases.seconds,
+            pooling=checkpoint.pooling.mode if checkpoint.pooling is not None else None,
         )
 
     def add_request(self, request: NewRequest) -> None:
@@ -107,7 +110,8 @@ class EngineCore:
             key=(request.priority, request.arrival, next(self._order)),
             chain=[root(request.cache_salt, *self._salted)],
             stream=births.stream(0),
-            score_until=0 if request.prompt_logprobs is None else len(request.prompt_token_ids) - 1,
+            score_until=_owed(request),
+            pool=None if request.pooling is None else Pool(Pooling(request.pooling, self._unit_length)),
         )
         self._enqueue(leader)
         self._groups[leader.id] = _kind_of(request)(request, leader, self._scheduler, births)
@@ -247,6 +251,14 @@ class EngineCore:
             if self._groups[request_id].over:
                 del self._groups[request_id]
                 self._drain.left(time.monotonic())
+
+
+def _owed(request: NewRequest) -> int:
+    """Return how many of the prompt's positions owe more than keys and values."""
+    length = len(request.prompt_token_ids)
+    if request.pooling is not None:
+        return length
+    return 0 if request.prompt_logprobs is None else length - 1
 
 
 def _kind_of(request: NewRequest) -> type[Group]:

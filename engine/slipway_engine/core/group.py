@@ -84,7 +84,13 @@ class Group:
     def conclude(self) -> RequestOutput:
         """End a request that asked about its prompt alone."""
         self.release()
-        return RequestOutput(self.asked.request_id, finish_reason="length", **self.timed(None))  # type: ignore[arg-type]
+        pool = self.leader.pool
+        return RequestOutput(
+            self.asked.request_id,
+            finish_reason="length" if pool is None else "stop",
+            embedding=None if pool is None else tuple(pool.vector().tolist()),
+            **self.timed(None),  # type: ignore[arg-type]
+        )
 
     def timed(self, first_token: float | None) -> dict[str, float]:
         """Return the figures that come with the first token of choice 0."""

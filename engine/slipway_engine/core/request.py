@@ -7,6 +7,7 @@ from typing import TypeAlias
 
 from slipway_engine.core.penalties import Counts
 from slipway_engine.kv.hashing import extend
+from slipway_engine.models.pooling import Pool
 from slipway_engine.sampling import SamplingParams
 
 QueueKey: TypeAlias = tuple[int, float, int]
@@ -19,7 +20,8 @@ class Request:
 
     `id` is the client's request, `index` the sequence's place among those that the request asked for. `limit`
     is the length at which the sequence ends. `chain` holds the digests of the full blocks so far, after the
-    root's. The prompt's positions [scored, score_until) owe their logits. The first `slid` blocks have left
+    root's. The prompt's positions [scored, score_until) owe their logits, or, to `pool`, their hidden states.
+    The first `slid` blocks have left
     every layer's window and are given back; their places in `blocks` hold the padding block.
     """
 
@@ -42,6 +44,7 @@ class Request:
     preemptions: int = 0
     scored: int = 0
     score_until: int = 0
+    pool: Pool | None = None
     counts: Counts | None = None
 
     def __post_init__(self) -> None:

@@ -62,13 +62,13 @@ class _Budget:
     def grant(self, request: Request) -> int:
         """Return how many tokens of the request the step may compute."""
         count = min(request.debt, self.tokens)
-        if request.scored < request.score_until:
+        if request.scored < request.score_until and request.pool is None:
             count = min(count, self.rows + max(0, request.scored - request.computed))
         return count
 
     def spend(self, request: Request, count: int) -> None:
         self.tokens -= count
-        if request.scored < request.score_until:
+        if request.scored < request.score_until and request.pool is None:
             self.rows -= Scheduled(request, count).rows
 
 

@@ -102,7 +102,9 @@ class Driver:
 
     def send(self, prompt: Iterable[int], *, salt: str = "", priority: int = 0, **sampling: Any) -> str:
         name = sampling.pop("name", None) or f"r{next(self._names)}"
-        others = {key: sampling.pop(key) for key in ("prompt_logprobs", "deadline") if key in sampling}
+        others = {
+            key: sampling.pop(key) for key in ("prompt_logprobs", "deadline", "pooling") if key in sampling
+        }
         params = SamplingParams(**{"temperature": 0.0, **sampling})
         request = NewRequest(name, tuple(prompt), params, time.monotonic(), priority, salt, **others)
         self.core.add_request(request)
