@@ -28,6 +28,7 @@ from slipway_operator.kinds import (
 )
 from slipway_operator.metrics import Metrics
 from slipway_operator.moments import seconds_of
+from slipway_operator.plan.cache import Progress
 from slipway_operator.problems import Result
 from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
@@ -393,3 +394,85 @@ async def test_an_inspect_job_and_its_pods_are_found_by_their_label(server, reco
     server.writes.clear()
     await operator.reconcile()
     assert server.writes == []
+
+
+SHARED = {"source": "hf://org/name", "cache": {"mode": "Shared", "retainSeconds": 60}}
+
+
+async def shared(server, recorded, operator):
+    """Bring an object with a shared model as far as its cache; return the cache's key."""
+    server.put(PARENT, recorded.parent(model=SHARED))
+    await operator.reconcile()
+    job = server.objects[JOB, only(server, JOB)]
+    server.put(POD, recorded.job_pod(job, code=0, message=encode(recorded.inspection), phase="Succeeded"))
+    del server.objects[JOB, only(server, JOB)]
+    await operator.reconcile()
+    (key,) = operator.caches.views or {await operator.cache_queue.get()}
+    operator.cache_queue.done(key)
+    return key
+
+
+async def test_a_shared_model_is_fetched_once_and_then_mounted(server, recorded, operator):
+    key = await shared(server, recorded, operator)
+    assert not any(kind is DEPLOYMENT for kind, _ in server.objects)
+    await operator.reconcile_cache(key)
+    assert only(server, CLAIM) == key
+    job = server.objects[JOB, only(server, JOB)]
+    server.put(POD, recorded.job_pod(job, container="fetch"))
+    operator.progress = Progress(10, 100, 5)
+    await operator.reconcile_cache(key)
+    await operator.reconcile()
+    status = server.objects[PARENT, KEY]["status"]
+    assert (status["model"]["fetched"], status["model"]["bytesPerSecond"]) == (10, 5)
+    assert status["model"]["updatedAt"] == "2026-01-01T00:00:00Z"
+    assert reason(server) == Reason.FETCHING
+    server.put(JOB, {**job, "status": {"conditions": [{"type": "Complete", "status": "True"}]}})
+    await operator.reconcile_cache(key)
+    await operator.reconcile()
+    assert only(server, DEPLOYMENT)
+    server.writes.clear()
+    await operator.reconcile()
+    await operator.reconcile_cache(key)
+    assert server.writes == []
+
+
+async def test_a_number_that_hardly_moved_is_no_news(server, recorded, operator):
+    key = await shared(server, recorded, operator)
+    await operator.reconcile_cache(key)
+    job = server.objects[JOB, only(server, JOB)]
+    server.put(POD, recorded.job_pod(job, container="fetch"))
+    shown = []
+    for fetched, seconds in ((10, 0), (11, 15), (12, 15), (50, 1)):
+        operator.clock.now += seconds
+        operator.progress = Progress(fetched, 100, 5)
+        await operator.reconcile_cache(key)
+        shown.append(operator.caches.views[key].progress.fetched)
+    assert shown == [10, 10, 12, 50]
+
+
+async def test_a_cache_goes_when_nobody_refers_to_it_and_not_before(server, recorded, operator):
+    key = await shared(server, recorded, operator)
+    await operator.reconcile_cache(key)
+    server.objects.pop((POD, next(k for kind, k in server.objects if kind is POD)))
+    gone = server.objects.pop((PARENT, KEY))
+    await operator.reconcile()
+    await operator.reconcile_cache(key)
+    operator.clock.now += 61
+    # Another operator that has just started has asked nobody yet: it must not delete what it does not know.
+    server.put(PARENT, {**gone, "metadata": {**gone["metadata"], "name": "later", "uid": "l"}})
+    fresh = Operator(server, recorded.here)
+    fresh.clock.now = operator.clock.now
+    await fresh.reconcile_cache(key)
+    assert only(server, CLAIM) == key
+    del server.objects[PARENT, Key("team", "later")]
+    await operator.reconcile_cache(key)
+    assert not any(kind is CLAIM for kind, _ in server.objects)
+
+
+async def test_a_claim_of_somebody_else_is_left_alone(server, recorded, operator):
+    key = await shared(server, recorded, operator)
+    server.put(CLAIM, {"metadata": {"name": key.name, "namespace": "team"}, "spec": {}})
+    result = await operator.reconcile_cache(key)
+    assert "is not a model cache" in result.problems[0].message
+    await operator.reconcile()
+    assert reason(server) == Reason.APPLY_FAILED

@@ -161,7 +161,9 @@ def _idle(
         return Step()
     annotations = claim["metadata"].get("annotations") or {}
     since = annotations.get(UNREFERENCED)
-    if referred or pods or not may_delete:
+    if not may_delete:
+        return Step()  # an object that was not asked yet may refer to it
+    if referred or pods:
         return Step(claim=_annotated(_ours(claim), {UNREFERENCED: None}) if since else None)
     if since is None:
         return Step(claim=_annotated(_ours(claim), {UNREFERENCED: text_of(now)}), again=_retain(annotations))
@@ -197,14 +199,14 @@ def _digest(spec: LLMDeploymentSpec, known: Inspection) -> str:
 def _size(cache: CacheSpec, known: Inspection, ceiling: str | None) -> str:
     if cache.size is not None:
         return cache.size
-    size = (known.size or known.facts.weight_bytes) * 11 // 10 + SPARE_BYTES
-    if ceiling is not None and size > parse_quantity(ceiling):
+    size = -(-((known.size or known.facts.weight_bytes) * 11 // 10 + SPARE_BYTES) // MIB)
+    if ceiling is not None and size * MIB > parse_quantity(ceiling):
         raise Refused(
             Reason.CLASS_DENIED,
-            f"the model's files need a volume of {size // MIB}Mi, above the class's ceiling of {ceiling} "
+            f"the model's files need a volume of {size}Mi, above the class's ceiling of {ceiling} "
             "(ceilings.cacheSize); take a smaller or quantised model, or model.cache.mode PerReplica",
         )
-    return f"{-(-size // MIB)}Mi"
+    return f"{size}Mi"
 
 
 def _job(key: Key, labels: Mapping[str, str], spec: LLMDeploymentSpec, values: Effective) -> Object:
