@@ -106,6 +106,11 @@ def _add_watching_flags(parser: argparse.ArgumentParser) -> None:
         "--log-prompts", action="store_true", help="write prompts to the log (default: never a word of them)"
     )
     group.add_argument(
+        "--otlp-traces-endpoint",
+        metavar="URL",
+        help="send an OpenTelemetry span a request there, over OTLP/HTTP; needs the extra 'tracing'",
+    )
+    group.add_argument(
         "--enable-profiling",
         action="store_true",
         help="allow POST /debug/profile, which writes a trace of some steps",
@@ -139,6 +144,7 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         log_prompts=arguments.log_prompts,
         metrics_aliases=arguments.metrics_aliases,
         profile_dir=_profile_dir(arguments),
+        otlp_endpoint=arguments.otlp_traces_endpoint,
     )
     return serve(engine_config(arguments, model), settings, CoreCommand(log_format=arguments.log_format))
 

@@ -11,7 +11,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 from starlette.requests import Request
@@ -25,6 +25,7 @@ from slipway_engine.server.generation import Generation, Job, Prompt
 from slipway_engine.server.problems import error_body, error_response
 from slipway_engine.server.protocol import parse
 from slipway_engine.server.service import Service
+from slipway_engine.server.tracing import RequestSpan
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Answer(Response):
                 await self._refuse(error, scope, receive, send)
             except ClientLeft:
                 self._status = CLIENT_LEFT
-        self._log(scope["path"])
+        self._tell(request)
 
     @abstractmethod
     async def _answer(self, request: Request, send: Send) -> None:
@@ -118,12 +119,16 @@ class Answer(Response):
         self._status = error.status
         await error_response(error, {"X-Request-Id": self._request_id})(scope, receive, send)
 
-    def _log(self, path: str) -> None:
-        """Write one line: what was asked for and what became of it; texts only where that was asked for."""
+    def _tell(self, request: Request) -> None:
+        """Leave a line in the log and a span: what was asked for and what became of it.
+
+        Texts are in neither, except prompts in the log where that was asked for.
+        """
         seconds = time.monotonic() - self._arrival
+        trace = self._service.tracer.record(self._span(request, seconds))
         facts: dict[str, object] = {
             "request_id": self._request_id,
-            "path": path,
+            "path": request.url.path,
             "status": self._status,
             "duration_ms": round(1000 * seconds, 1),
         }
@@ -135,11 +140,27 @@ class Answer(Response):
             }
             if generation.first_token_seconds is not None:
                 facts["ttft_ms"] = round(1000 * generation.first_token_seconds, 1)
+        if trace is not None:
+            facts["trace_id"] = trace
         if self._problem is not None:
             facts |= {"error_code": self._problem.code, "error_param": self._problem.param}
         if self._service.settings.log_prompts and self._prompts:
             facts["prompts"] = [self._service.shown(prompt)[:_LONGEST_LOGGED] for prompt in self._prompts]
         log.info("request", extra=facts)
+
+    def _span(self, request: Request, seconds: float) -> RequestSpan:
+        path, settings = request.url.path, self._service.settings
+        operation = path.removeprefix("/v1/").replace("/", "_").removesuffix("_completions")
+        facts: dict[str, Any] = {
+            "gen_ai.operation.name": {"completions": "text_completion"}.get(operation, operation),
+            "gen_ai.request.model": settings.served_names[0],
+            "gen_ai.request.id": self._request_id,
+            "url.path": path,
+        }
+        if (generation := self._generation) is not None:
+            facts |= generation.as_attributes()
+        error = self._problem.code if self._problem is not None else None
+        return RequestSpan(f"POST {path}", request.headers, seconds, self._status, error, facts)
 
 
 async def _watch(receive: Receive, generation: Generation) -> None:

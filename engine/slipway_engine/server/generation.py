@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from slipway_engine.core.messages import NewRequest, Pooling, RequestOutput, TokenLogprob
 from slipway_engine.errors import RequestError
@@ -142,6 +142,7 @@ class Generation:
     usage: Usage = field(default_factory=Usage)
     finishes: list[str] = field(default_factory=list)
     first_token_seconds: float | None = None
+    _queue_seconds: float = 0.0
     _prefill_seconds: float = 0.0
     _open: dict[tuple[str, int], _Sequence] = field(default_factory=dict)
     _scores: dict[str, list[TokenLogprob]] = field(default_factory=dict)
@@ -160,6 +161,28 @@ class Generation:
                         yield delta
         finally:
             self._abandon()
+
+    def as_attributes(self) -> dict[str, Any]:
+        """Return what a span tells of it, in OpenTelemetry's words and vLLM's."""
+        sampling, usage = self.job.sampling, self.usage
+        facts: dict[str, Any] = {
+            "gen_ai.response.id": self.job.request_id,
+            "gen_ai.response.finish_reasons": self.finishes,
+            "gen_ai.request.n": sampling.n,
+            "gen_ai.request.max_tokens": sampling.max_tokens,
+            "gen_ai.request.temperature": sampling.temperature,
+            "gen_ai.request.top_p": sampling.top_p,
+            "gen_ai.usage.input_tokens": usage.prompt_tokens,
+            "gen_ai.usage.output_tokens": usage.completion_tokens,
+            "gen_ai.usage.cached_tokens": usage.cached_tokens,
+        }
+        if self.first_token_seconds is not None:
+            facts |= {
+                "gen_ai.latency.time_to_first_token": self.first_token_seconds,
+                "gen_ai.latency.time_in_queue": self._queue_seconds,
+                "gen_ai.latency.time_in_model_prefill": self._prefill_seconds,
+            }
+        return facts
 
     def _submit(self) -> None:
         n = self.job.sampling.n
@@ -254,6 +277,7 @@ class Generation:
         if output.index == 0:
             self.metrics.queue_time.observe(output.queue_seconds)
             self.metrics.prefill_time.observe(output.prefill_seconds)
+            self._queue_seconds = output.queue_seconds
             self._prefill_seconds = output.prefill_seconds
             self.usage.cached_tokens += output.cached_tokens
 

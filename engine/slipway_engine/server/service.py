@@ -22,6 +22,7 @@ from slipway_engine.server.metrics import Metrics
 from slipway_engine.server.protocol import ChatRequest, CompletionRequest
 from slipway_engine.server.settings import ServerSettings
 from slipway_engine.server.templates import Templates
+from slipway_engine.server.tracing import open_tracer
 from slipway_engine.tokenizer.detokenize import StopAutomaton, TextStream
 from slipway_engine.tokenizer.load import load_tokenizer
 from slipway_engine.tokenizer.tokenizer import Tokenizer
@@ -58,6 +59,7 @@ class Service:
         self.settings = settings
         self.client = CoreClient(least_step_seconds=settings.least_step_seconds)
         self.metrics = Metrics(settings.served_names[0], lambda: self.client.stats, settings.metrics_aliases)
+        self.tracer = open_tracer(settings.otlp_endpoint, settings.served_names[0])
         self.started = int(time.time())
         self.failure: EngineError | CoreFailed | None = None
         self._command = command
@@ -107,6 +109,7 @@ class Service:
         """End the core and the template's worker."""
         if self._model is not None:
             await self._model.templates.close()
+        await asyncio.to_thread(self.tracer.close)
         await self.client.close()
 
     @property

@@ -54,7 +54,7 @@ class Server:
         lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
         return [line for line in lines if line["message"] == "request"]
 
-    def wait(self, path="/ready", status=200, seconds=30):
+    def wait(self, path="/ready", status=200, seconds=60):
         deadline = time.monotonic() + seconds
         while True:
             try:

@@ -2,18 +2,25 @@
 
 import json
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from slipway_engine.server.protocol import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from slipway_engine.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    TokenizeRequest,
+)
 
 FIELDS = sorted(
     {
         name
-        for kind in (ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest)
+        for kind in (ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingRequest, TokenizeRequest)
         for name in kind.model_fields
     }
-    | {"tools", "echo", "best_of", "response_format", "nonsense", ""}
+    | {"functions", "suffix", "dimensions", "response_format", "nonsense", ""}
 )
 
 scalars = (
@@ -34,12 +41,37 @@ values = st.recursive(
     ),
     max_leaves=12,
 )
+names = st.sampled_from(["add", "weather"]) | values
+calls = st.lists(
+    st.fixed_dictionaries(
+        {"id": st.just("call_1") | values},
+        optional={
+            "type": st.just("function") | values,
+            "function": st.fixed_dictionaries(
+                {"name": names}, optional={"arguments": st.sampled_from(["{}", "", "[", '{"a": 1}']) | values}
+            ),
+        },
+    ),
+    max_size=2,
+)
 messages = st.lists(
     st.fixed_dictionaries(
-        {"role": st.sampled_from(["user", "system", "assistant", "developer"]) | values},
-        optional={"content": st.text(max_size=40) | values, "name": values},
+        {"role": st.sampled_from(["user", "system", "assistant", "developer", "tool"]) | values},
+        optional={
+            "content": st.text(max_size=40) | values,
+            "name": values,
+            "tool_calls": calls | values,
+            "tool_call_id": values,
+        },
     ),
     max_size=4,
+)
+tools = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.just("function") | values},
+        optional={"function": st.fixed_dictionaries({"name": names}, optional={"parameters": values})},
+    ),
+    max_size=2,
 )
 # Half of the time a request that could be served, with a few fields of any kind in it.
 likely = st.fixed_dictionaries(
@@ -47,13 +79,37 @@ likely = st.fixed_dictionaries(
     optional={
         "prompt": st.text(min_size=1, max_size=30) | values,
         "messages": messages,
-        "max_tokens": st.integers(1, 5),
+        "input": st.text(min_size=1, max_size=30) | values,
+        "max_tokens": st.integers(0, 5),
+        "tools": tools | values,
+        "echo": st.booleans(),
+        "n": st.integers(1, 3),
+        "best_of": st.integers(1, 4),
+        "logprobs": st.integers(0, 3) | st.booleans(),
+        "stream": st.booleans(),
     },
 )
 bodies = st.tuples(likely, st.dictionaries(st.sampled_from(FIELDS), values, max_size=3)).map(
     lambda parts: parts[0] | parts[1]
 ) | st.dictionaries(st.sampled_from(FIELDS), values, max_size=6)
-paths = st.sampled_from(["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+paths = st.sampled_from(
+    ["/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/detokenize"]
+)
+TEMPLATE = (
+    "{% if tools %}<tool_call>{{ tools | tojson }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ m.tool_calls }}<|im_end|>\n"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def server(start_server, tmp_path_factory):
+    template = tmp_path_factory.mktemp("template") / "tools.jinja"
+    template.write_text(TEMPLATE)
+    running = start_server(chat_template=template, max_model_len=1024)
+    yield running
+    running.close()
 
 
 def check(response):
