@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentSpec, PlanStatus
 from slipway_operator.explain.findings import Finding
+from slipway_operator.explain.pods import is_ready
 from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, PER_REVISION, Kind, Object, key_of
 from slipway_operator.plan.classes import Refused, classed
 from slipway_operator.plan.course import Course, chart
@@ -20,8 +21,8 @@ from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.pod import render_pod
 from slipway_operator.plan.prepare import Prepared, prepare
 from slipway_operator.plan.render import owner_reference, render_deployment, render_single
-from slipway_operator.plan.revision import Rendering, render_revision
-from slipway_operator.plan.sizing import Sizing, engine_of, size, unread
+from slipway_operator.plan.revision import LABEL_REVISION, Rendering, render_revision
+from slipway_operator.plan.sizing import Sizing, doubted, engine_of, size, unread
 from slipway_operator.plan.support import unsupported_field
 from slipway_operator.plan.world import World
 
@@ -104,11 +105,13 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
     values, known = prepared.values, prepared.known
     facts = known.facts if known is not None else None
     sizing = size(spec, engine_of(values), facts, unread(values), installation.catalogue)
-    if sizing.refusal is not None:
-        return Refusal(Reason.DOES_NOT_FIT, sizing.refusal, sizing.status, prepared.children)
     noted = tuple(value.model_dump(by_alias=True, exclude_none=True) for value in values.values)
     rendering = Rendering(render_pod(key_of(parent).name, spec, values), noted)
     history = recall(world, rendering, automatic=_automatic(spec))
+    if sizing.refusal is not None:
+        if not _proven(world, history):
+            return Refusal(Reason.DOES_NOT_FIT, sizing.refusal, sizing.status, prepared.children)
+        sizing = doubted(sizing)
     gated = prepared.gate is not None and not history.known
     if gated:
         history = history.held()
@@ -128,6 +131,13 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
         class_name=found.name,
         held=prepared.gate if gated and values.replicas else None,
     )
+
+
+def _proven(world: World, history: History) -> bool:
+    """Return whether pods as the object asks for them have served: then no sum says that they do not fit."""
+    name = history.desired.name
+    serving = (pod for pod in world.pods if (pod["metadata"].get("labels") or {}).get(LABEL_REVISION) == name)
+    return history.desired.good or any(is_ready(pod) for pod in serving)
 
 
 def _automatic(spec: LLMDeploymentSpec) -> bool:

@@ -7,7 +7,7 @@ same figures are estimates, and a doubt is a message.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import ceil
 from typing import Final, get_args
@@ -102,6 +102,12 @@ def size(
         return Sizing(status, f"the model does not fit: {result.message}{ways}")
     doubt = f"By estimate the model does not fit: {result.message}."
     return Sizing(status.model_copy(update={"message": doubt[:1024]}))
+
+
+def doubted(sizing: Sizing) -> Sizing:
+    """Return a size that refuses nothing, because pods of it have served."""
+    message = f"It serves, though by the sums {sizing.refusal}"[:1024]
+    return replace(sizing, refusal=None, status=sizing.status.model_copy(update={"message": message}))
 
 
 def wanted_of(spec: LLMDeploymentSpec, engine: Engine) -> Wanted:
