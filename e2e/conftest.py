@@ -148,8 +148,15 @@ def helm(cluster: Cluster) -> Any:
 
 
 @pytest.fixture(scope="session")
-def operator(kube: Kube, helm: Any, images: dict[str, dict[str, str]]) -> str:
-    """The operator of this checkout, installed through the chart; returns its namespace."""
+def operator(kube: Kube, request: pytest.FixtureRequest) -> str:
+    """The operator of this checkout, installed through the chart; returns its namespace.
+
+    `SLIPWAY_E2E_OPERATOR` names the Lease's namespace of one that runs already, started by hand from a checkout.
+    """
+    running = os.environ.get("SLIPWAY_E2E_OPERATOR")
+    if running:
+        return running
+    helm, images = request.getfixturevalue("helm"), request.getfixturevalue("images")
     settings = [f"operator.image={images['operator']['ref']}", f"engine.image={images['engine']['ref']}"]
     chart = ["upgrade", "--install", "slipway", str(ROOT / "charts" / "slipway"), "--namespace", SYSTEM]
     helm(

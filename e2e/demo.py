@@ -225,7 +225,7 @@ def ask(url: str, screen: Screen) -> None:
     if not answer.strip() or not usage:
         raise DemoFailed(
             "the stream ended without an answer; see the engine's log with "
-            f"`kubectl -n {NAMESPACE} logs deployment/{NAME}`."
+            f"`kubectl -n {NAMESPACE} logs -l slipway.dev/deployment={NAME}`."
         )
     tokens = usage["completion_tokens"]
     rate = (tokens - 1) / max(time.monotonic() - first, 1e-9)

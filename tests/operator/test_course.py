@@ -1,4 +1,4 @@
-"""Whole rollouts through the real reconciler: revisions, their pods, failures, faults at every single write."""
+"""Whole rollouts through the real reconciler: revisions, pods, failures, faults at every single write."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Kubernetes:
         self.server.put(PARENT, parent)
 
     def pods(self, revision=None):
-        found = [pod for pod in self.server.listing(POD)]
+        found = self.server.listing(POD)
         return [p for p in found if revision in (None, p["metadata"]["labels"][LABEL_REVISION])]
 
     @property
@@ -504,7 +504,8 @@ def test_every_field_of_the_spec_is_known_to_shape_pods_or_not(recorded):
     rollout = {f"rollout.{info.alias}" for info in RolloutSpec.model_fields.values()}
     assert top | rollout >= NOT_SHAPING
     assert top - NOT_SHAPING == {
-        "className", "model", "engine", "quantization", "parallelism", "accelerator", "rollout", "podTemplate",
+        "className", "model", "engine", "quantization", "parallelism", "accelerator", "rollout",
+        "podTemplate",
     }  # fmt: skip
     assert rollout - NOT_SHAPING == {"rollout.drainSeconds", "rollout.restartToken"}
     assert shaping({"engine": {}, "replicas": 3, "rollout": {"paused": True}, "model": {"source": "x"}}) == {
