@@ -63,14 +63,18 @@ def find_compiler() -> str:
     )
 
 
-def build(directory: Path, sanitize: bool = False) -> Path:
-    """Compile the library into `directory` and return its path."""
+def build(directory: Path, sanitize: bool = False, portable: bool = False) -> Path:
+    """Compile the library into `directory` and return its path.
+
+    `portable` leaves every instruction set out but the one that all processors have, as on other
+    architectures than x86-64.
+    """
     compiler = find_compiler()
-    name = f"asan-{library_name()}" if sanitize else library_name()
+    name = "".join(["asan-" * sanitize, "portable-" * portable, library_name()])
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="slipway-build-") as scratch:
-        extra = SANITIZE if sanitize else ()
-        units = [path for path in sorted(SOURCES.glob("*.cpp")) if _belongs(path)]
+        extra = (*(SANITIZE if sanitize else ()), *(("-DSLIPWAY_PORTABLE_ONLY",) if portable else ()))
+        units = [path for path in sorted(SOURCES.glob("*.cpp")) if _belongs(path, portable)]
         objects = [Path(scratch) / f"{unit.stem}.o" for unit in units]
         with ThreadPoolExecutor(os.cpu_count()) as workers:
             commands = [
@@ -96,8 +100,8 @@ def build(directory: Path, sanitize: bool = False) -> Path:
     return directory / name
 
 
-def _belongs(unit: Path) -> bool:
-    return unit.stem not in UNITS or platform.machine() in ("x86_64", "AMD64")
+def _belongs(unit: Path, portable: bool) -> bool:
+    return unit.stem not in UNITS or (not portable and platform.machine() in ("x86_64", "AMD64"))
 
 
 def _run(command: list[str]) -> None:
@@ -118,13 +122,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--sanitize", action="store_true", help="compile with the address and undefined-behaviour sanitizers"
     )
+    parser.add_argument(
+        "--portable", action="store_true", help="leave out what only x86-64 has, as on other architectures"
+    )
     parser.add_argument("--force", action="store_true", help="compile even where the library exists")
     parsed = parser.parse_args(arguments)
     directory = parsed.out or (PACKAGED if os.access(PACKAGED.parent, os.W_OK) else cache_directory())
     try:
         made = directory / library_name()
-        if parsed.force or parsed.sanitize or not made.exists():
-            made = build(directory, parsed.sanitize)
+        if parsed.force or parsed.sanitize or parsed.portable or not made.exists():
+            made = build(directory, parsed.sanitize, parsed.portable)
     except BuildError as error:
         print(error, file=sys.stderr)
         return 1

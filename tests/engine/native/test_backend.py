@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -242,3 +243,17 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     ):  # fmt: skip
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+
+
+@pytest.mark.slow
+def test_library_of_other_architectures(tmp_path: Path) -> None:
+    """What is compiled where there is no x86-64: the portable kernels alone, and the same tests."""
+    made = build.build(tmp_path, portable=True)
+    environment = {**os.environ, "SLIPWAY_NATIVE_LIBRARY": str(made), "SLIPWAY_CPU_ISA": "portable"}
+    tests = [str(Path(__file__).with_name(name)) for name in ("test_linear.py", "test_decoder.py")]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    done = subprocess.run(
+        [*command, "-k", "portable"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:]
+    assert "skipped" not in done.stdout

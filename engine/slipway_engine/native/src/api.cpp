@@ -24,7 +24,7 @@ thread_local std::string last_error;
 
 const Kernels* kernels_named(const char* name) {
   const std::string wanted = name;
-#if defined(__x86_64__)
+#if SLIPWAY_X86
   if (wanted == "avx512" && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
     return avx512_kernels();

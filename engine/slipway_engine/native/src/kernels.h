@@ -130,8 +130,13 @@ inline int64_t panel_bytes(Format f, int64_t k) {
   return k / kGroup * group_bytes(f);
 }
 
+// Elsewhere than on x86-64, or where it is asked for, the portable kernels are the only ones.
+#if defined(__x86_64__) && !defined(SLIPWAY_PORTABLE_ONLY)
+#define SLIPWAY_X86 1
+#endif
+
 const Kernels* portable_kernels();
-#if defined(__x86_64__)
+#if SLIPWAY_X86
 const Kernels* avx2_kernels();
 const Kernels* avxvnni_kernels();
 const Kernels* avx512_kernels();

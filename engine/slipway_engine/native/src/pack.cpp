@@ -53,7 +53,8 @@ void quantise_bytes(Format format, const uint8_t* row, int64_t k, uint8_t* out) 
     float values[kGroup] = {}, largest = 0;
     for (int64_t i = 0; i < count; i++) {
       values[i] = element(format, row, g + i);
-      largest = fmaxf(largest, fabsf(values[i]));
+      const float size = fabsf(values[i]);
+      largest = size > largest ? size : largest;
     }
     const uint16_t half = to_half(largest / 127);
     memcpy(out, &half, 2);
@@ -98,8 +99,8 @@ Nibbles fit_nibbles(const float* values) {
   constexpr float kDrawnIn[] = {0, 0.04f, 0.08f, 0.13f};
   float low = values[0], high = values[0], mean = 0;
   for (int i = 0; i < kGroup; i++) {
-    low = fminf(low, values[i]);
-    high = fmaxf(high, values[i]);
+    low = values[i] < low ? values[i] : low;
+    high = values[i] > high ? values[i] : high;
     mean += values[i] / kGroup;
   }
   Nibbles best;
