@@ -4,9 +4,9 @@
     python benchmarks/engine/over_http.py --server llama-server=http://127.0.0.1:8080
 
 All servers are up at once and one is asked at a time, in an order that turns with the round. Prompts are text
-of random lower-case words, about a token each; answers are streams, and each event counts as a token. A server
-without `ignore_eos` may end an answer early; its tokens a second count what came. llama-cpp-python's server
-answers one request after the other. `--server` names one that runs already, with its model loaded.
+of random lower-case words, about a token each; answers are streams, and each event counts as a token. Where a
+server has no `ignore_eos`, answers may end early; its tokens a second count what came. llama-cpp-python's
+server answers one request after the other. `--server` names one that is up already, its model loaded.
 """
 
 from __future__ import annotations
