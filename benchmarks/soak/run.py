@@ -23,7 +23,7 @@ LONGEST_MODEL_LEN = 2048
 FLAGS: dict[str, int | str] = {
     "max-model-len": LONGEST_MODEL_LEN,
     "max-num-seqs": 32,
-    "max-waiting": 64,
+    "max-waiting": 24,
     "max-num-batched-tokens": 256,
     "kv-cache-memory-bytes": 160 << 20,
     "drain-seconds": 30,
