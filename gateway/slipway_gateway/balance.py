@@ -1,8 +1,8 @@
-"""Which pod gets the next request: the one with the least outstanding; pods that keep failing sit out.
+"""Which pod gets the next request: the one with the least outstanding, or that saw the same beginning.
 
-Five failures in a row eject a pod for 10 s, doubling to 120 s; then one request probes it. At most half of a
-deployment's pods are ejected at a time, and when no other pod is left the ejected ones are used (fail open).
-Reads no clock: `now` comes in.
+Pods that keep failing sit out: five failures in a row eject a pod for 10 s, doubling to 120 s; then one
+request probes it. At most half of a deployment's pods are ejected at a time, and when no other pod is left the
+ejected ones are used (fail open). Reads no clock: `now` comes in.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import random
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from slipway_gateway.affinity import Ring, bound
 from slipway_gateway.objects import Endpoint
 
 FAILURES_TO_EJECT = 5
@@ -44,16 +45,35 @@ class Balancer:
         self._rng = rng or random.Random()  # noqa: S311
         self._pods: dict[Endpoint, PodState] = {}
         self._known: tuple[Endpoint, ...] = ()
+        self._ring: Ring | None = None
 
-    def pick(self, endpoints: Sequence[Endpoint], tried: Collection[Endpoint], now: float) -> Endpoint | None:
-        """Return the pod for the next attempt, or None when each was tried."""
+    def pick(
+        self,
+        endpoints: Sequence[Endpoint],
+        tried: Collection[Endpoint],
+        now: float,
+        prefix: bytes | None = None,
+    ) -> Endpoint | None:
+        """Return the pod for the next attempt, or None when each was tried.
+
+        With a `prefix`, the first pod along the ring that is usable and not too busy; else the least loaded.
+        """
         self._forget_gone(endpoints)
         left = [e for e in endpoints if e not in tried]
         if not left:
             return None
         usable = [e for e in left if self._state(e).usable(now)]
+        if prefix is not None and (same := self._along(prefix, usable)) is not None:
+            return same
         least = min(self._state(e).outstanding for e in usable or left)
         return self._rng.choice([e for e in usable or left if self._state(e).outstanding == least])
+
+    def _along(self, prefix: bytes, usable: Collection[Endpoint]) -> Endpoint | None:
+        if self._ring is None:
+            self._ring = Ring(self._known)
+        loads = {endpoint: self._state(endpoint).outstanding for endpoint in usable}
+        most = bound(sum(loads.values()), len(loads))
+        return next((e for e in self._ring.along(prefix) if e in loads and loads[e] + 1 <= most), None)
 
     def started(self, endpoint: Endpoint) -> None:
         """Count a request on its way to `endpoint`."""
@@ -105,6 +125,7 @@ class Balancer:
         if self._known is endpoints or self._known == endpoints:
             return
         self._known = tuple(endpoints)
+        self._ring = None
         for gone in self._gone(endpoints):
             del self._pods[gone]
 

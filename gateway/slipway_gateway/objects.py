@@ -17,6 +17,8 @@ LABEL_SERVICE = "kubernetes.io/service-name"
 LABEL_TENANT = "slipway.dev/tenant"
 PORT_NAME = "http"
 MAX_SENTENCE = 600
+PREFIX_AFFINE = "prefix-affine"
+PREFIX_CHARACTERS = 100
 
 
 class Key(NamedTuple):
@@ -41,6 +43,8 @@ class Deployment:
     suspended: bool
     sentence: str
     """The message of its Ready condition while that is not True: why it does not serve."""
+    prefix_characters: int | None = None
+    """How much of a prompt decides on the pod; None: the least loaded one is taken."""
 
     @property
     def age_order(self) -> tuple[str, str, Key]:
@@ -104,7 +108,15 @@ def read_deployment(obj: Any) -> Deployment | None:
         served_names=served or (key.name,),
         suspended=spec.get("suspend") is True or spec.get("replicas") == 0,
         sentence=_why_not_ready(_mapping(obj.get("status"))),
+        prefix_characters=_prefix_characters(_mapping(spec.get("routing"))),
     )
+
+
+def _prefix_characters(routing: Mapping[str, Any]) -> int | None:
+    if routing.get("policy") != PREFIX_AFFINE:
+        return None
+    characters = routing.get("prefixCharacters")
+    return characters if isinstance(characters, int) and characters > 0 else PREFIX_CHARACTERS
 
 
 def _why_not_ready(status: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import aiohttp
 from aiohttp import web
 
-from slipway_gateway import answer, bodies, errors, headers, retry, upstream
+from slipway_gateway import affinity, answer, bodies, errors, headers, retry, upstream
 from slipway_gateway.balance import Balancer
 from slipway_gateway.limits import Admission, Buffer, Limits, Timeouts
 from slipway_gateway.metrics import Metrics
@@ -41,6 +41,8 @@ class Delivery:
     headers: dict[str, str]
     pods: Pods
     record: Record
+    prefix: bytes | None = None
+    """The beginning of the prompt, where it decides on the pod."""
     tried: list[Endpoint] = field(default_factory=list)
 
     @property
@@ -129,6 +131,7 @@ class Proxy:
             headers=headers.to_pod(request.headers, record.request_id),
             pods=self._pods_of(deployment.key),
             record=record,
+            prefix=_prefix(deployment, body, caller),
         )
 
     def _pods_of(self, key: Key) -> Pods:
@@ -203,7 +206,7 @@ class Proxy:
 
     def _pick(self, delivery: Delivery) -> Endpoint | None:
         endpoints = self._world.endpoints(delivery.key)
-        return delivery.pods.balancer.pick(endpoints, delivery.tried, time.monotonic())
+        return delivery.pods.balancer.pick(endpoints, delivery.tried, time.monotonic(), delivery.prefix)
 
     def _another(self, delivery: Delivery) -> Endpoint | None:
         """Return a pod that was not tried yet, if the request may be tried once more."""
@@ -216,6 +219,13 @@ class Proxy:
         self._metrics.failed(delivery.key, how)
         if delivery.pods.balancer.failed(endpoint, time.monotonic()):
             self._metrics.ejected(delivery.key)
+
+
+def _prefix(deployment: Deployment, body: bodies.Body, caller: Caller) -> bytes | None:
+    if deployment.prefix_characters is None:
+        return None
+    prompt = {name: body.get(name) for name in ("messages", "prompt", "input") if name in body.members}
+    return affinity.beginning(prompt, deployment.prefix_characters, caller.salt)
 
 
 @contextmanager

@@ -134,6 +134,20 @@ async def test_before_the_first_byte_another_pod_is_tried(cluster: Cluster, at: 
     assert sum(record["retries"] for record in cluster.records()) >= 1
 
 
+async def test_where_the_object_asks_for_it_the_same_beginning_goes_to_the_same_pod(cluster: Cluster):
+    pods = [await cluster.pod(OK) for _ in range(3)]
+    obj = deployment("team-a", "chat")
+    obj["spec"]["routing"] = {"policy": "prefix-affine", "prefixCharacters": 20}
+    await cluster.deploy(obj)
+    for turn in range(8):
+        messages = [{"role": "user", "content": "The same beginning"}, {"role": "user", "content": str(turn)}]
+        assert (await cluster.chat(messages=messages))[0] == 200
+    assert sorted(len(pod.bodies) for pod in pods) == [0, 0, 8]
+    for topic in range(30):
+        assert (await cluster.chat(messages=[{"role": "user", "content": f"{topic} begins"}]))[0] == 200
+    assert all(pod.bodies for pod in pods)
+
+
 async def test_after_the_first_byte_no_other_pod_is_tried(cluster: Cluster):
     broken = await cluster.pod(cuts(STREAM, len(STREAM) - 10))
     other = await cluster.pod(OK)

@@ -25,7 +25,8 @@ SET = {
     "rollout.paused": {"rollout": {"paused": True}},
     "rollout.canary": {"rollout": {"canary": {"replicas": 1}}},
     "rollout.upgradePolicy": {"rollout": {"upgradePolicy": "Automatic"}},
-    "routing": {"routing": {"policy": "prefix-affine"}},
+    "routing.maxHeldRequests": {"routing": {"maxHeldRequests": 5}},
+    "routing.maxHoldSeconds": {"routing": {"maxHoldSeconds": 5}},
 }
 
 
@@ -56,6 +57,7 @@ def test_each_source_is_refused_by_name(scheme):
         {"quantization": {"weights": "auto"}, "parallelism": {"tensor": 1}},
         {"engine": {"runtime": "slipway", "extraArgs": []}, "rollout": {"paused": False}},
         {"slo": {"ttftMs": 100}, "accelerator": {"type": "nvidia-l4-24gb"}},
+        {"routing": {"policy": "prefix-affine", "prefixCharacters": 500}},
     ],
 )
 def test_what_asks_for_nothing_more_is_accepted(fields):

@@ -25,7 +25,8 @@ UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "parallelism.pipeline": (1,),
     "parallelism.expert": (False,),
     "autoscaling": (),
-    "routing": (),
+    "routing.maxHeldRequests": (),
+    "routing.maxHoldSeconds": (),
 }
 """Paths below `spec`, each with the values that ask for nothing beyond what is done anyway."""
 

@@ -48,7 +48,7 @@ def test_a_kubeai_model_with_its_profile_and_scaling() -> None:
     assert draft.spec["accelerator"] == {"type": "nvidia-l4-24gb"}
     assert draft.spec["parallelism"] == {"tensor": 2}
     assert draft.spec["autoscaling"]["metrics"] == [{"type": "InFlight", "target": "32"}]
-    assert draft.spec["routing"] == {"strategy": "prefix-affine"}
+    assert draft.spec["routing"] == {"policy": "prefix-affine"}
     told = " ".join(draft.notes)
     assert "'llama-3.1-8b' was" in told  # the name changed
     assert "--max-num-batched-token=8192" in told  # a misspelt flag is not lost in silence

@@ -37,7 +37,7 @@ def convert(source: Mapping[str, Any], *, accelerator: str | None, keep_runtime:
     _accelerator(draft, spec, accelerator)
     _scaling(draft, spec)
     if (spec.get("loadBalancing") or {}).get("strategy") == "PrefixHash":
-        draft.put("routing.strategy", "prefix-affine")
+        draft.put("routing.policy", "prefix-affine")
     draft.leave(spec, _KNOWN, "spec.")
     return draft
 
