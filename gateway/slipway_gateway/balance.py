@@ -1,8 +1,8 @@
 """Which pod gets the next request: the one with the least outstanding, or that saw the same beginning.
 
 Pods that keep failing sit out: five failures in a row eject a pod for 10 s, doubling to 120 s; then one
-request probes it. At most half of a deployment's pods are ejected at a time, and when no other pod is left the
-ejected ones are used (fail open). Reads no clock: `now` comes in.
+request probes it. At most half of a deployment's pods are ejected at a time, and when no other pod is left
+the ejected ones are used (fail open). Reads no clock: `now` comes in.
 """
 
 from __future__ import annotations
