@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
@@ -13,9 +13,11 @@ from slipway_engine.loading.transformers_model import TransformersModel
 from slipway_engine.models import linear
 from slipway_engine.models.config import DecoderConfig, ModelConfig
 from slipway_engine.models.decoder import Decoder
-from slipway_engine.models.hf.decoder import TransformersDecoder
 from slipway_engine.models.pooling import Pooling
 from slipway_engine.models.quantised import Quantised
+
+if TYPE_CHECKING:
+    from slipway_engine.models.hf.decoder import TransformersDecoder
 
 _LOAD_CHUNK = 64 << 20
 """What unpacking a quantised tensor holds beside the result."""

@@ -13,6 +13,7 @@ from slipway_engine.loading import layout
 from slipway_engine.loading.dequant import read_into
 from slipway_engine.loading.gguf import Bytes, GGUFFile, TensorInfo
 from slipway_engine.loading.gguf_config import ROPE_TENSORS, family_of, read_config
+from slipway_engine.loading.limits import MAX_EXPERTS
 from slipway_engine.models.rope import halve
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
@@ -20,6 +21,8 @@ _LAYER = {
     "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm",
     "attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
     "attn_output": "self_attn.o_proj", "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
+    "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.gate_proj",
+    "ffn_up_exps": "mlp.experts.up_proj", "ffn_down_exps": "mlp.experts.down_proj",
     "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj",
 }  # fmt: skip
 _LAYER_NAME = re.compile(r"blk\.(\d{1,4})\.(\w+)\.(weight|bias)")
@@ -64,6 +67,8 @@ class GGUFCheckpoint:
         part = self._parts[name]
         info = self.file.tensors[part.name]
         rows = self.file.raw(info.name).reshape(info.shape[0], -1)[part.start : part.stop]
+        if len(info.shape) == 3:
+            rows = rows.reshape(info.shape[1], -1)
         if self._permuted(name):
             pairs = rows.reshape(-1, self.config.head_dim // 2, 2, rows.shape[1])
             rows = pairs.swapaxes(1, 2).reshape(rows.shape)
@@ -74,7 +79,12 @@ class GGUFCheckpoint:
 
     def _add(self, name: str, info: TensorInfo) -> None:
         ours = _canonical(name, self._family.names)
-        for part, rows in layout.split(ours, name, info.shape[0], self.config):
+        parts = layout.split(ours, name, info.shape[0], self.config)
+        if len(info.shape) == 3:
+            if ".mlp.experts." not in ours or info.shape[0] > MAX_EXPERTS:
+                raise ModelCorrupt(f"{self.path}: the tensor {name!r} has three dimensions; fetch it again.")
+            parts = layout.stacked(ours, name, info.shape[0])
+        for part, rows in parts:
             if part in self._parts:
                 raise ModelCorrupt(
                     f"{self.path} holds {name!r}, but {self._parts[part].name!r} stands for {part!r} already."

@@ -8,8 +8,14 @@ from math import sqrt
 from typing import Any, TypeAlias
 
 from slipway_engine.loading.fields import Fields
-from slipway_engine.loading.limits import MAX_LAYERS, MAX_POSITIONS
-from slipway_engine.models.config import DecoderConfig, RopeConfig
+from slipway_engine.loading.limits import (
+    MAX_ALL_EXPERTS,
+    MAX_EXPERTS,
+    MAX_LAYERS,
+    MAX_POSITIONS,
+    MAX_WIDTH,
+)
+from slipway_engine.models.config import DecoderConfig, ExpertsConfig, RopeConfig
 
 Extras: TypeAlias = Callable[[Fields, DecoderConfig], dict[str, Any]]
 """Reads the metadata that only this architecture has; returns the fields of the decoder that change."""
@@ -82,6 +88,29 @@ def _granite(fields: Fields, config: DecoderConfig) -> dict[str, Any]:
     }
 
 
+def _olmo2(fields: Fields, config: DecoderConfig) -> dict[str, Any]:
+    return {"norms": "post", "qk_norm": False, "qk_norm_wide": True}
+
+
+def _llama(fields: Fields, config: DecoderConfig) -> dict[str, Any]:
+    """Files of Mixtral's kind are Llama's with experts."""
+    if not fields.values.get(fields.prefix + "expert_count"):
+        return {}
+    return {"architecture": "MixtralForCausalLM", "experts": _experts(fields, config.num_layers)}
+
+
+def _qwen3_moe(fields: Fields, config: DecoderConfig) -> dict[str, Any]:
+    return {
+        "intermediate_size": fields.integer("expert_feed_forward_length", 1, MAX_WIDTH),
+        "experts": _experts(fields, config.num_layers),
+    }
+
+
+def _experts(fields: Fields, layers: int) -> ExpertsConfig:
+    count = fields.integer("expert_count", 1, min(MAX_EXPERTS, MAX_ALL_EXPERTS // layers))
+    return ExpertsConfig(count, fields.integer("expert_used_count", 1, count), normalised=True)
+
+
 _GEMMA_NAMES = {
     "post_attention_norm": "post_attention_layernorm",
     "ffn_norm": "pre_feedforward_layernorm",
@@ -91,9 +120,10 @@ _SOFTCAPS = ("attn_logit_softcapping", "final_logit_softcapping")
 _SCALES = ("embedding_scale", "residual_scale", "logit_scale", "attention.scale")
 
 FAMILIES: dict[str, Family] = {
-    "llama": Family("LlamaForCausalLM", permuted=True),
+    "llama": Family("LlamaForCausalLM", permuted=True, reads=("expert_count",), extras=_llama),
     "qwen2": Family("Qwen2ForCausalLM"),
     "qwen3": Family("Qwen3ForCausalLM"),
+    "qwen3moe": Family("Qwen3MoeForCausalLM", reads=("expert_count",), extras=_qwen3_moe),
     "gemma2": Family(
         "Gemma2ForCausalLM", names=_GEMMA_NAMES, reads=(*_SOFTCAPS, "attention.scale"), extras=_gemma2
     ),
@@ -104,6 +134,14 @@ FAMILIES: dict[str, Family] = {
         extras=_gemma3,
     ),
     "phi3": Family("Phi3ForCausalLM", names={"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}),
+    "olmo2": Family(
+        "Olmo2ForCausalLM",
+        names={
+            "post_attention_norm": "post_attention_layernorm",
+            "post_ffw_norm": "post_feedforward_layernorm",
+        },
+        extras=_olmo2,
+    ),
     "granite": Family("GraniteForCausalLM", permuted=True, reads=_SCALES, extras=_granite),
 }
 """Every architecture that is read from GGUF files, by its name there."""
@@ -111,7 +149,8 @@ FAMILIES: dict[str, Family] = {
 FEATURES: dict[str, object] = {
     "expert_count": 0, **dict.fromkeys(_SOFTCAPS, 0), **dict.fromkeys(_SCALES, 1), "attention.clamp_kqv": 0,
     "attention.max_alibi_bias": 0, "attention.causal": True, "use_parallel_residual": False,
-    "rope.scaling.yarn_log_multiplier": 0, "rope.scaling.yarn_ext_factor": 1,
+    "expert_shared_count": 0, "leading_dense_block_count": 0, "expert_gating_func": 1,
+    "expert_weights_norm": True, "rope.scaling.yarn_log_multiplier": 0, "rope.scaling.yarn_ext_factor": 1,
 }  # fmt: skip
 """Metadata that changes what a model computes, with the value that changes nothing.
 

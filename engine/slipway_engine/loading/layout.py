@@ -18,8 +18,8 @@ class Rows:
     stop: int
 
     def shape(self, whole: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of these rows of a tensor."""
-        return (self.stop - self.start, *whole[1:])
+        """Return the shape of these rows of a tensor; one entry of a stack of matrices is a matrix."""
+        return whole[1:] if len(whole) == 3 else (self.stop - self.start, *whole[1:])
 
 
 _EXPERT = re.compile(r"(.*)\.block_sparse_moe\.experts\.(\d{1,4})\.w([123])\.weight")
@@ -37,6 +37,13 @@ def canonical(name: str, *, bare: bool = False) -> str:
     if match is not None:
         return f"{match[1]}.mlp.experts.{int(match[2])}.{_EXPERT_PARTS[match[3]]}.weight"
     return name.replace(".block_sparse_moe.gate.", ".mlp.gate.")
+
+
+def stacked(name: str, stored: str, count: int) -> Iterator[tuple[str, Rows]]:
+    """Yield each expert's matrix within the stack `stored` of `count` matrices, `name` among ours."""
+    place, _, part = name.rpartition("experts.")
+    for expert in range(count):
+        yield f"{place}experts.{expert}.{part}", Rows(stored, expert, expert + 1)
 
 
 def split(name: str, stored: str, rows: int, config: DecoderConfig) -> Iterator[tuple[str, Rows]]:

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 
 from slipway_engine.errors import EngineError, ModelCorrupt, ModelUnsupported
 from slipway_engine.loading.fields import Fields
@@ -31,13 +30,9 @@ from slipway_engine.loading.limits import (
 from slipway_engine.loading.pooling import read_pooling
 from slipway_engine.loading.shards import Shards
 from slipway_engine.models.config import AttentionLayer
-from slipway_engine.models.hf.decoder import TransformersDecoder
 
-_RAISED = (
-    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError, OSError,
-    RuntimeError, StrictDataclassError, TypeError, ValueError,
-)  # fmt: skip
-"""What transformers' code may raise over a configuration or a checkpoint that it cannot use."""
+if TYPE_CHECKING:
+    from slipway_engine.models.hf.decoder import TransformersDecoder
 
 _LENGTHS = (
     "max_position_embeddings",
@@ -103,6 +98,7 @@ class TransformersModel:
 
     def load(self, device: torch.device, dtype: torch.dtype) -> TransformersDecoder:
         """Stream the weights in, and check the paged answers against the model's own."""
+        from slipway_engine.models.hf.decoder import TransformersDecoder
         from slipway_engine.models.hf.probe import compare
         from slipway_engine.models.hf.registry import NAME
 
@@ -183,6 +179,7 @@ class TransformersModel:
     @contextmanager
     def _named(self, what: str) -> Iterator[None]:
         """Say of which architecture it is that something goes wrong."""
+        raised = _what_transformers_raises()
         start = f"{self.path}: the architecture {self._architecture} is not supported"
         try:
             yield
@@ -190,9 +187,19 @@ class TransformersModel:
             raise ModelUnsupported(f"{start}: {error}.") from error
         except EngineError:
             raise
-        except _RAISED as error:
+        except raised as error:
             said = " ".join(str(error).split())[:300]
             raise ModelUnsupported(f"{start}: it {what} ({type(error).__name__}: {said}).") from error
+
+
+def _what_transformers_raises() -> tuple[type[Exception], ...]:
+    """Return what its code may raise over a configuration or a checkpoint that it cannot use."""
+    from huggingface_hub.errors import StrictDataclassError
+
+    return (
+        ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NotImplementedError,
+        OSError, RuntimeError, StrictDataclassError, TypeError, ValueError,
+    )  # fmt: skip
 
 
 def _resolve(path: Path, architecture: str) -> tuple[Any, Any]:

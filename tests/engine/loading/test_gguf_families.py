@@ -6,7 +6,7 @@ does to values: rows of queries and keys permuted, Gemma's norms stored with one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from math import log, sqrt
 from pathlib import Path
@@ -81,6 +81,21 @@ CASES = {
             "attention.sliding_window_pattern": [False, True, False],
         },
     ),
+    "mixtral": Case(
+        "llama",
+        "Mixtral",
+        {"num_local_experts": 5, "num_experts_per_tok": 2, "sliding_window": None},
+        {"expert_count": 5, "expert_used_count": 2, "rope.freq_base": 1e6},
+    ),
+    "qwen3moe": Case(
+        "qwen3moe",
+        "Qwen3Moe",
+        {"num_experts": 6, "num_experts_per_tok": 3, "moe_intermediate_size": 96, "norm_topk_prob": True,
+         "head_dim": 16},
+        {"expert_count": 6, "expert_used_count": 3, "expert_feed_forward_length": 96,
+         "attention.key_length": 16},
+    ),
+    "olmo2": Case("olmo2", "Olmo2"),
     "phi3": Case(
         "phi3",
         "Phi3",
@@ -139,7 +154,7 @@ def _write(case: Case, model: Any, path: Path) -> None:
         add[type(value)](f"{case.architecture}.{key}", value)
     number = next(key for key, name in gguf.MODEL_ARCH_NAMES.items() if name == case.architecture)
     names = gguf.get_tensor_name_map(number, config.num_hidden_layers)
-    for name, tensor in model.state_dict().items():
+    for name, tensor in _apart(model.state_dict()):
         if name == "lm_head.weight" and config.tie_word_embeddings:
             continue
         theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
@@ -151,6 +166,19 @@ def _write(case: Case, model: Any, path: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _apart(tensors: dict[str, torch.Tensor]) -> Iterator[tuple[str, torch.Tensor]]:
+    """Experts' gates and ups apart, as their stacks are in GGUF; norms of all heads under its map's names."""
+    for name, tensor in tensors.items():
+        if name.endswith("experts.gate_up_proj"):
+            stem = name.removesuffix("gate_up_proj")
+            gate, up = tensor.chunk(2, dim=1)
+            yield from ((f"{stem}gate_proj.weight", gate), (f"{stem}up_proj.weight", up))
+        elif name.endswith("experts.down_proj"):
+            yield f"{name}.weight", tensor
+        else:
+            yield name, tensor
 
 
 def _converted(case: Case, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -184,7 +212,7 @@ def test_same_tensors_and_configuration_from_both_formats(name: str, tmp_path: P
 @pytest.mark.parametrize(
     ("metadata", "word"),
     [
-        ({"expert_count": 8}, r"llama\.expert_count 8"),
+        ({"expert_shared_count": 1}, r"llama\.expert_shared_count 1"),
         ({"attn_logit_softcapping": 50.0}, "attn_logit_softcapping 50"),
         ({"logit_scale": 8.0}, "logit_scale 8"),
         ({"attention.value_length": 4}, "value_length 4"),
