@@ -77,9 +77,12 @@ using IntTile = void (*)(const uint8_t*, const uint8_t*, int, const QuantisedRow
 template <Format FORMAT>
 IntTile int_tile_of(int rows, int planes) {
   static const IntTile narrow[] = {int_tile<FORMAT, 1, kIntTileVectors, 1>, int_tile<FORMAT, 2, kIntTileVectors, 1>,
+#if SLIPWAY_INT_TILE_ROWS >= 3
+                                   int_tile<FORMAT, 3, kIntTileVectors, 1>,
+#endif
 #if SLIPWAY_INT_TILE_ROWS >= 6
-                                   int_tile<FORMAT, 3, kIntTileVectors, 1>, int_tile<FORMAT, 4, kIntTileVectors, 1>,
-                                   int_tile<FORMAT, 5, kIntTileVectors, 1>, int_tile<FORMAT, 6, kIntTileVectors, 1>,
+                                   int_tile<FORMAT, 4, kIntTileVectors, 1>, int_tile<FORMAT, 5, kIntTileVectors, 1>,
+                                   int_tile<FORMAT, 6, kIntTileVectors, 1>,
 #endif
   };
   static const IntTile wide[] = {int_tile<FORMAT, 1, kIntTileVectors, 2>,

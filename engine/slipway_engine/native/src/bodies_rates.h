@@ -7,7 +7,9 @@ constexpr int kSpins = kTileRows * kTileVectors;
 
 double spin_floats(int64_t turns, float* sink) {
   F sums[kSpins], factor = set1(0.5f), step = set1(1.0f);
-  UNROLL for (int i = 0; i < kSpins; i++) sums[i] = set1((float)i);
+  alignas(64) float values[kSpins * kLanes];  // of values of their own, lest they be seen to be equal
+  for (int i = 0; i < kSpins * kLanes; i++) values[i] = (float)(i + turns % 7);
+  UNROLL for (int i = 0; i < kSpins; i++) sums[i] = load(values + i * kLanes);
   for (int64_t turn = 0; turn < turns; turn++)
     UNROLL for (int i = 0; i < kSpins; i++) sums[i] = fma(sums[i], factor, step);
   UNROLL for (int i = 1; i < kSpins; i++) sums[0] = add(sums[0], sums[i]);

@@ -1,5 +1,5 @@
 #define SLIPWAY_TILE_ROWS 6
-#define SLIPWAY_INT_TILE_ROWS 2
+#define SLIPWAY_INT_TILE_ROWS 3
 #include "simd_avx2.h"
 #include "kernel_bodies.h"
 

@@ -135,6 +135,9 @@ inline F finish_nibbles(Sums s, int32_t bias = 0) { return minus(s, bias); }
 
 #else
 
+// GCC would add up the products as a tree, which it then has to keep in memory; so each sum is one that it cannot see
+// through.
+inline void keep(__m256i& a, __m256i& b) { asm("" : "+x"(a), "+x"(b)); }
 inline __m256i pairs(__m256i words) { return _mm256_madd_epi16(words, _mm256_set1_epi16(1)); }
 struct Bytes8 { __m256i lo, hi; };
 inline Bytes8 as_bytes(Words w) { return {w.lo, w.hi}; }
@@ -144,10 +147,12 @@ inline __m256i sign_trick(__m256i w, __m256i x) {
 inline void dot(Sums& s, Bytes8 w, Four x) {
   s.lo = _mm256_add_epi32(s.lo, sign_trick(w.lo, x));
   s.hi = _mm256_add_epi32(s.hi, sign_trick(w.hi, x));
+  keep(s.lo, s.hi);
 }
 inline void dot_positive(Sums& s, Words w, Four x) {
   s.lo = _mm256_add_epi32(s.lo, pairs(_mm256_maddubs_epi16(x, w.lo)));
   s.hi = _mm256_add_epi32(s.hi, pairs(_mm256_maddubs_epi16(x, w.hi)));
+  keep(s.lo, s.hi);
 }
 inline F finish_bytes(Sums s, int32_t) { return minus(s, 0); }
 // Eight products of pairs of nibbles fit 16 bits: 8 * 2 * 15 * 127 = 30,480.
@@ -156,6 +161,7 @@ inline void clear(NibbleSums& s) { s.lo = s.hi = _mm256_setzero_si256(); }
 inline void dot(NibbleSums& s, Bytes4 w, Four x) {
   s.lo = _mm256_add_epi16(s.lo, _mm256_maddubs_epi16(w.lo, x));
   s.hi = _mm256_add_epi16(s.hi, _mm256_maddubs_epi16(w.hi, x));
+  keep(s.lo, s.hi);
 }
 inline F finish_nibbles(NibbleSums s, int32_t bias = 0) { return minus({pairs(s.lo), pairs(s.hi)}, bias); }
 
