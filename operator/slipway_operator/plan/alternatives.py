@@ -2,12 +2,13 @@
 
 Candidates come in the order of how little they change what users get: fewer or shorter requests, smaller keys
 and values, more memory, packed weights, more devices of the kind, another kind, and then everything at once
-by price. At most one of a sort is proposed, and each was checked by the same function that refused.
+by price. One of each sort comes first, none that changes more than another needs, and each was checked by the
+same function that refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Final
@@ -57,21 +58,28 @@ def alternatives(
 ) -> list[Alternative]:
     """Return at most three configurations that fit, nearest first."""
     found: list[Alternative] = []
+    spare: list[Alternative] = []
     sorts: set[str] = set()
     for sort, candidate in _candidates(facts, wanted, catalogue, abilities):
-        if sort in sorts or candidate == wanted:
+        if len(found) == MAX_ALTERNATIVES:
+            break
+        changes = _changes(wanted, candidate)
+        if not changes or _holds_one_of([*found, *spare], changes):
+            continue
+        if sort in sorts and len(spare) >= MAX_ALTERNATIVES:
             continue
         result = fit(facts, candidate, abilities.tensor)
         if isinstance(result, Misfit) or not _useful(result, wanted):
             continue
-        alternative = Alternative(_changes(wanted, candidate), result)
-        if alternative in found:
-            continue
-        found.append(alternative)
+        (spare if sort in sorts else found).append(Alternative(changes, result))
         sorts.add(sort)
-        if len(found) == MAX_ALTERNATIVES:
-            break
-    return found
+    several = [*found, *spare][:MAX_ALTERNATIVES]
+    return [one for one in several if not _holds_one_of([o for o in several if o is not one], one.changes)]
+
+
+def _holds_one_of(found: Sequence[Alternative], changes: tuple[tuple[str, str], ...]) -> bool:
+    """Return whether less would do: one that was found makes a part of these changes."""
+    return any(set(one.changes) <= set(changes) for one in found)
 
 
 def _candidates(

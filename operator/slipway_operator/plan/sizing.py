@@ -93,8 +93,9 @@ def size(
     able = abilities(runtime_of(spec))
     result = fit(facts, wanted, able.tensor)
     certain = engine.exact and not facts.estimated
+    timed = wanted.accelerator.resource is not None or "cpu" in engine.limits
     if isinstance(result, Fit):
-        return Sizing(_told(facts, result, spec.slo, certain), found=result)
+        return Sizing(_told(facts, result, spec.slo, certain=certain, timed=timed), found=result)
     nearest = [one.sentence() for one in alternatives(facts, wanted, catalogue, able)]
     ways = f"; the nearest that fit: {'; '.join(nearest)}" if nearest else ""
     status = PlanStatus(estimated=not certain, alternatives=nearest or None)
@@ -149,10 +150,8 @@ def _tensor(parallelism: ParallelismSpec) -> Tensor:
     return "auto" if isinstance(degree, str) else degree
 
 
-def _told(facts: ModelFacts, found: Fit, slo: SloSpec | None, certain: bool) -> PlanStatus:
+def _told(facts: ModelFacts, found: Fit, slo: SloSpec | None, *, certain: bool, timed: bool) -> PlanStatus:
     ledger = found.ledger
-    prompt = max(1, min(PROMPT_TOKENS, ledger.max_model_len - 1))
-    expected = expect(facts, found.shape, found.device, prompt)
     return PlanStatus(
         accelerators_per_replica=found.placement.accelerators,
         pods_per_replica=found.placement.pods,
@@ -167,13 +166,22 @@ def _told(facts: ModelFacts, found: Fit, slo: SloSpec | None, certain: bool) -> 
             max_sequences=found.max_sequences,
             max_model_len=ledger.max_model_len,
         ),
-        expected=ExpectedStatus(
-            prompt_tokens=prompt,
-            ttft_ms=_range(expected.ttft),
-            tpot_ms=_range(expected.tpot),
-            slo=held_against(slo, expected),
-        ),
+        expected=_expected(facts, found, slo) if timed else None,
+        message=None
+        if timed
+        else "No expected times: without a CPU limit the engine may use any number of cores.",
         estimated=not certain,
+    )
+
+
+def _expected(facts: ModelFacts, found: Fit, slo: SloSpec | None) -> ExpectedStatus:
+    prompt = max(1, min(PROMPT_TOKENS, found.ledger.max_model_len - 1))
+    expected = expect(facts, found.shape, found.device, prompt)
+    return ExpectedStatus(
+        prompt_tokens=prompt,
+        ttft_ms=_range(expected.ttft),
+        tpot_ms=_range(expected.tpot),
+        slo=held_against(slo, expected),
     )
 
 

@@ -24,7 +24,7 @@ def parent_of(recorded):
 
 
 def test_what_fits_is_in_the_status(recorded, parent_of):
-    parent = parent_of(ENOUGH, slo={"tpotMs": 500})
+    parent = parent_of({"limits": {"memory": "3Gi", "cpu": "2"}}, slo={"tpotMs": 500})
     plan = recorded.planned(parent)
     assert isinstance(plan, Plan)
     status = build_status(Observation(recorded.world(parent), plan, recorded.now))["plan"]
@@ -35,6 +35,14 @@ def test_what_fits_is_in_the_status(recorded, parent_of):
     assert status["expected"]["tpotMs"]["low"] >= 1
     assert "can be met" in status["expected"]["slo"]
     assert status["effective"]
+
+
+def test_without_a_limit_of_cores_no_times_are_told(recorded, parent_of):
+    plan = recorded.planned(parent_of(ENOUGH))
+    assert isinstance(plan, Plan)
+    assert plan.sizing.status.memory is not None
+    assert plan.sizing.status.expected is None
+    assert "without a CPU limit" in (plan.sizing.status.message or "")
 
 
 def test_what_does_not_fit_gets_no_pod_and_the_ways_out(recorded, parent_of):
