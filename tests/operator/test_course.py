@@ -10,6 +10,7 @@ import pytest
 
 from slipway_api import names
 from slipway_api.conditions import Reason
+from slipway_operator.caches import Caches
 from slipway_operator.errors import Conflict, Retryable
 from slipway_operator.freshness import Freshness
 from slipway_operator.intake import Intake
@@ -18,6 +19,7 @@ from slipway_operator.metrics import Metrics
 from slipway_operator.moments import steady_clock, text_of
 from slipway_operator.plan.history import KEPT
 from slipway_operator.plan.revision import LABEL_REVISION, NOT_SHAPING, shaping
+from slipway_operator.progress import ask
 from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
 from slipway_operator.store import Store
@@ -41,11 +43,12 @@ class Kubernetes:
 
     def restart(self, here=None):
         """Start another operator, which knows nothing but what a relist tells it."""
-        store, queue = Store(), WorkQueue()
-        intake = Intake(store, queue, Freshness(60), Metrics())
+        store, queue, cache_queue = Store(), WorkQueue(), WorkQueue()
+        intake = Intake(store, queue, cache_queue, Freshness(60), Metrics())
+        caches = Caches(store, self.server, intake.remember, ask, cache_queue.add, queue.add)
         self.relister = Relister(self.server, intake, [None], 300)
         self.operator = Reconciler(
-            store, self.server, here or self.recorded.here, intake.remember, clock=lambda: self.now
+            store, self.server, here or self.recorded.here, intake.remember, caches, clock=lambda: self.now
         )
         return self.operator
 

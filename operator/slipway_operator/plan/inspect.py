@@ -59,11 +59,9 @@ class Inspected:
 def wanted(values: Effective) -> bool:
     """Return whether a model is to be inspected.
 
-    A file in the engine's own image on a CPU is not: the engine tells all of it itself.
+    A file in the engine's own image is not: it is as far away as the engine, which tells all of it itself.
     """
-    if values.source.scheme == "file":
-        return values.profile.ours and values.accelerator.resource is not None
-    return True
+    return values.source.scheme != "file"
 
 
 def asked(spec: LLMDeploymentSpec, values: Effective) -> str:
