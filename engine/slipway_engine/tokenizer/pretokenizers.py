@@ -34,7 +34,10 @@ def _single_digits() -> PreTokenizer:
 
 
 def _pattern(digits: str) -> Callable[[], PreTokenizer]:
-    regex = f"{_CONTRACTIONS}|{_WORDS}|{digits}|{_REST}"
+    return _split(f"{_CONTRACTIONS}|{_WORDS}|{digits}|{_REST}")
+
+
+def _split(regex: str) -> Callable[[], PreTokenizer]:
     return lambda: pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(regex), behavior="isolated"),
@@ -43,10 +46,22 @@ def _pattern(digits: str) -> Callable[[], PreTokenizer]:
     )
 
 
+def _cased(digits: str, endings: str) -> Callable[[], PreTokenizer]:
+    """Cut also where the case changes: upper-case letters begin a word, lower-case ones go on with it."""
+    upper, lower = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+    before = r"[^\r\n\p{L}\p{N}]?"
+    rest = _REST.replace(r"[\r\n]*|", r"[\r\n/]*|", 1)
+    words = f"{before}{upper}*{lower}+{endings}|{before}{upper}+{lower}*{endings}"
+    return _split(f"{words}|{digits}|{rest}")
+
+
 _GPT2 = Recipe(_gpt2)
 _SINGLE_DIGITS = Recipe(_single_digits)
 _LLAMA3 = Recipe(_pattern(r"\p{N}{1,3}"), whole_words=True)
+_GPT4 = Recipe(_pattern(r"\p{N}{1,3}"))
 _QWEN2 = Recipe(_pattern(r"\p{N}"), normalize=normalizers.NFC)
+_TEKKEN = Recipe(_cased(r"\p{N}", ""), whole_words=True)
+_GPT4O = Recipe(_cased(r"\p{N}{1,3}", f"{_CONTRACTIONS}?"))
 
 RECIPES: dict[str, Recipe] = {
     "default": _GPT2,
@@ -59,8 +74,12 @@ RECIPES: dict[str, Recipe] = {
     "llama-bpe": _LLAMA3,
     "llama3": _LLAMA3,
     "llama-v3": _LLAMA3,
+    "dbrx": _GPT4,
+    "smaug-bpe": _GPT4,
     "qwen2": _QWEN2,
     "deepseek-r1-qwen": _QWEN2,
+    "tekken": _TEKKEN,
+    "gpt-4o": _GPT4O,
 }
 
 

@@ -17,6 +17,17 @@ LLAMA3 = regex.compile(
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+TEKKEN = regex.compile(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT4O = regex.compile(
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+"
+    r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 QWEN2 = regex.compile(LLAMA3.pattern.replace("{1,3}", ""))
 BYTE_TO_CHARACTER = {byte: character for character, byte in CHARACTER_TO_BYTE.items()}
 
@@ -43,6 +54,10 @@ texts = st.text(assigned, max_size=60) | st.lists(
             "x²",
             "\t",
             "!?",
+            "camelCase",
+            "HTTPServer",
+            "a/b//\n",
+            "e\u0301",
             "٣٤",
         ]
     ),
@@ -121,7 +136,17 @@ def test_decoding_any_ids_equals_the_librarys(smollm, ids, skip):
     )
 
 
-@pytest.mark.parametrize(("name", "pattern"), [("llama-bpe", LLAMA3), ("qwen2", QWEN2), ("gpt-2", GPT2)])
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [
+        ("llama-bpe", LLAMA3),
+        ("dbrx", LLAMA3),
+        ("qwen2", QWEN2),
+        ("gpt-2", GPT2),
+        ("tekken", TEKKEN),
+        ("gpt-4o", GPT4O),
+    ],
+)
 @settings(max_examples=150, deadline=None)
 @given(text=texts)
 def test_each_family_cuts_text_by_its_pattern(name, pattern, text):
