@@ -112,7 +112,7 @@ class _Loader:
         experts = self.config.experts
         if experts is None:
             return self.gated(prefix)
-        router = self.matrix([prefix + "gate"], False)
+        router = self.linear(self.stacked([prefix + "gate.weight"]), None)
         return Experts(experts, router, [self.gated(f"{prefix}experts.{n}.") for n in range(experts.count)])
 
     def gated(self, prefix: str) -> Gated:

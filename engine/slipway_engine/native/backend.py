@@ -46,7 +46,7 @@ _FEATURES = {
         "num_kv_heads", "head_dim", "max_position", "rms_eps", "rope", "tied_embeddings", "qkv_bias",
         "out_bias", "mlp_bias", "qk_norm", "qk_norm_wide", "norms", "norm_offset", "activation",
         "attention_scale", "attention_softcap", "logits_softcap", "embedding_scale", "residual_scale",
-        "logits_scale", "local_rope", "windows", "eos_token_ids", "dtype",
+        "logits_scale", "experts", "local_rope", "windows", "eos_token_ids", "dtype",
     },
     RopeConfig: {
         "theta", "kind", "factor", "low_freq_factor", "high_freq_factor", "original_max_position", "factors",

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from slipway_engine.errors import EngineError, InvalidArgument
 from slipway_engine.native import build
 
-ABI = 4
+ABI = 5
 PANEL = 32
 LANES = 16
 BLOCK = 16
@@ -70,7 +70,8 @@ class ModelConfig(c.Structure):
 
     _fields_ = [
         *((name, c.c_int32) for name in ("hidden", "intermediate", "vocab", "layers", "heads", "kv_heads")),
-        *((name, c.c_int32) for name in ("head_dim", "gelu", "input_bytes", "kv", "turned", "wide_norms")),
+        *((name, c.c_int32) for name in ("head_dim", "gelu", "input_bytes", "kv", "turned")),
+        *((name, c.c_int32) for name in ("experts", "experts_per_token", "experts_normalised", "wide_norms")),
         *((name, c.c_float) for name in ("norm_eps", "attention_scale", "embedding_scale", "residual_scale")),
         *((name, c.c_float) for name in ("logits_scale", "attention_softcap", "logits_softcap")),
         *((name, c.c_float) for name in ("rope_scale", "local_rope_scale")),
@@ -85,6 +86,7 @@ class LayerWeights(c.Structure):
         *((name, c.c_void_p) for name in ("qkv_bias", "out_bias", "gate_bias", "up_bias", "down_bias")),
         *((name, c.c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")),
         *((name, c.c_void_p) for name in ("attention_post_norm", "mlp_post_norm")),
+        *((name, c.c_void_p) for name in ("router", "expert_gate_up", "expert_down")),
         ("window", c.c_int64),
     ]
 

@@ -16,7 +16,7 @@ from slipway_engine.core.scheduler import PROMPT_ROWS, Scheduled
 from slipway_engine.models.config import DecoderConfig
 from slipway_engine.models.rope import inverse_frequencies
 from slipway_engine.native import library
-from slipway_engine.native.library import BLOCK, Array, Kv, LayerWeights, ModelConfig, Pool, Step
+from slipway_engine.native.library import BLOCK, Array, Kv, LayerWeights, Matrix, ModelConfig, Pool, Step
 from slipway_engine.native.weights import LayerParts, Weights
 
 PHASES = ("embedding", "norms", "qkv", "cache", "attention", "output", "mlp", "head")
@@ -25,7 +25,11 @@ PHASES = ("embedding", "norms", "qkv", "cache", "attention", "output", "mlp", "h
 
 def model_config(config: DecoderConfig, input_bytes: int, kv: Kv) -> ModelConfig:
     """Return the decoder's numbers as the library takes them."""
+    experts = config.experts
     return ModelConfig(
+        experts=0 if experts is None else experts.count,
+        experts_per_token=0 if experts is None else experts.per_token,
+        experts_normalised=experts is not None and experts.normalised,
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
         vocab=config.vocab_size,
@@ -217,8 +221,11 @@ def _layer(layer: LayerParts, norms: Sequence[str | None], window: int | None) -
     return LayerWeights(
         qkv=layer.qkv.handle,
         out=layer.out.handle,
-        gate_up=layer.gate_up.handle,
-        down=layer.down.handle,
+        gate_up=_handle(layer.gate_up),
+        down=_handle(layer.down),
+        router=_handle(layer.router),
+        expert_gate_up=layer.experts_gate_up.ctypes.data,
+        expert_down=layer.experts_down.ctypes.data,
         qkv_bias=_address_of_qkv_bias(layer),
         out_bias=address("self_attn.o_proj.bias"),
         gate_bias=address("mlp.gate_proj.bias"),
@@ -232,6 +239,10 @@ def _layer(layer: LayerParts, norms: Sequence[str | None], window: int | None) -
         mlp_post_norm=address(norms[3]),
         window=window or 0,
     )
+
+
+def _handle(matrix: Matrix | None) -> int | None:
+    return None if matrix is None else matrix.handle
 
 
 def _address_of_qkv_bias(layer: LayerParts) -> int | None:

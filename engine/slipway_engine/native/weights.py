@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -22,18 +23,38 @@ from slipway_engine.native.library import Array, Format, Matrix, Pool, Rows
 Mode: TypeAlias = Literal["none", "int8", "int4"]
 
 _NATIVE = {format.name: format for format in Format}
-_EMBEDDING, _HEAD = "model.embed_tokens", "lm_head"
+_EMBEDDING, _HEAD, _ROUTER = "model.embed_tokens", "lm_head", "mlp.gate"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LayerParts:
-    """One layer's matrices, and its vectors by their names in the checkpoint."""
+    """One layer's matrices, and its vectors by their names in the checkpoint.
+
+    Gate, up and down are those of the MLP or, with a router, of each expert.
+    """
 
     qkv: Matrix
     out: Matrix
-    gate_up: Matrix
-    down: Matrix
+    gate_up: Matrix | None
+    down: Matrix | None
     vectors: dict[str, Array]
+    router: Matrix | None = None
+    experts: tuple[tuple[Matrix, Matrix], ...] = ()
+
+    def matrices(self) -> list[Matrix]:
+        """All of them."""
+        single = [self.qkv, self.out, self.gate_up, self.down, self.router]
+        return [matrix for matrix in single if matrix] + [part for pair in self.experts for part in pair]
+
+    @cached_property
+    def experts_gate_up(self) -> Array:
+        """Addresses of the experts' gate and up projections."""
+        return np.array([pair[0].handle for pair in self.experts], dtype=np.uintp)
+
+    @cached_property
+    def experts_down(self) -> Array:
+        """Addresses of the experts' down projections."""
+        return np.array([pair[1].handle for pair in self.experts], dtype=np.uintp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +72,7 @@ class Weights:
         """Bytes of all matrices in memory."""
         matrices = [self.embedding, *([] if self.head is self.embedding else [self.head])]
         for layer in self.layers:
-            matrices += [layer.qkv, layer.out, layer.gate_up, layer.down]
+            matrices += layer.matrices()
         return sum(matrix.nbytes for matrix in matrices)
 
 
@@ -62,15 +83,25 @@ def groups(config: DecoderConfig) -> list[tuple[str, ...]]:
         prefix = f"model.layers.{layer}."
         found.append(tuple(f"{prefix}self_attn.{part}_proj" for part in "qkv"))
         found.append((f"{prefix}self_attn.o_proj",))
-        found.append((f"{prefix}mlp.gate_proj", f"{prefix}mlp.up_proj"))
-        found.append((f"{prefix}mlp.down_proj",))
+        if config.experts is not None:
+            found.append((f"{prefix}{_ROUTER}",))
+        for mlp in _mlps(config):
+            found.append((f"{prefix}{mlp}gate_proj", f"{prefix}{mlp}up_proj"))
+            found.append((f"{prefix}{mlp}down_proj",))
     return found
+
+
+def _mlps(config: DecoderConfig) -> list[str]:
+    """Return the prefixes of a layer's MLP, or of its experts."""
+    if config.experts is None:
+        return ["mlp."]
+    return [f"mlp.experts.{expert}." for expert in range(config.experts.count)]
 
 
 def packed_format(names: Sequence[str], types: Sequence[str], width: int, mode: Mode) -> Format:
     """Return the format in which weights of these names and types are packed together."""
     format = _NATIVE.get(types[0], Format.F32) if len(set(types)) == 1 else Format.F32
-    if mode == "none" or width % 32:
+    if mode == "none" or width % 32 or names[0].endswith(_ROUTER):
         return format
     if mode == "int8" or names[0] in (_EMBEDDING, _HEAD):
         return format if format.quantised else Format.Q8_0
@@ -102,19 +133,26 @@ class _Packer:
         self.mode = mode
 
     def layer(self, prefix: str) -> LayerParts:
-        attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        names = [name for name in self.checkpoint.config.tensors() if name.startswith(prefix)]
+        config, attention = self.checkpoint.config, prefix + "self_attn."
+        names = [name for name in config.tensors() if name.startswith(prefix)]
+        mlps = tuple(self.mlp(prefix + mlp) for mlp in _mlps(config))
         return LayerParts(
             qkv=self.matrix([f"{attention}{part}_proj" for part in "qkv"]),
             out=self.matrix([attention + "o_proj"]),
-            gate_up=self.matrix([mlp + "gate_proj", mlp + "up_proj"], gated=True),
-            down=self.matrix([mlp + "down_proj"]),
+            gate_up=mlps[0][0] if config.experts is None else None,
+            down=mlps[0][1] if config.experts is None else None,
+            router=None if config.experts is None else self.matrix([prefix + _ROUTER]),
+            experts=() if config.experts is None else mlps,
             vectors={
                 name.removeprefix(prefix): self.vector(name)
                 for name in names
                 if len(self.checkpoint.shapes[name]) == 1
             },
         )
+
+    def mlp(self, prefix: str) -> tuple[Matrix, Matrix]:
+        gate_up = self.matrix([prefix + "gate_proj", prefix + "up_proj"], gated=True)
+        return gate_up, self.matrix([prefix + "down_proj"])
 
     def matrix(self, names: Sequence[str], gated: bool = False) -> Matrix:
         stored = [f"{name}.weight" for name in names]

@@ -21,7 +21,7 @@ from slipway_engine.core.machine import Machine
 from slipway_engine.core.messages import NewRequest
 from slipway_engine.errors import InvalidArgument
 from slipway_engine.loading.checkpoint import open_checkpoint
-from slipway_engine.models.config import ExpertsConfig, RopeConfig
+from slipway_engine.models.config import RopeConfig
 from slipway_engine.native import backend, build, library, weights
 from slipway_engine.sampling import SamplingParams
 from slipway_engine.tokenizer.load import load_tokenizer
@@ -170,7 +170,6 @@ def test_head_groups_beyond_the_kernels_fall_back(smollm2: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "word"),
     [
-        ({"experts": ExpertsConfig(4, 2, True)}, "experts"),
         ({"rope": RopeConfig(fraction=0.05)}, "an odd part of a head"),
         ({"local_rope": RopeConfig(fraction=0.5)}, "different parts of a head"),
         ({"rope": RopeConfig(kind="dynamic")}, "rope kind 'dynamic'"),  # type: ignore[arg-type]

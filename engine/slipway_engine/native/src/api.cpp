@@ -88,6 +88,9 @@ void check_config(const slipway_config& c) {
   require(c.heads / c.kv_heads <= kMaxAttendRows, "At most 96 query heads may share a key head.");
   require(c.input_bytes == 1 || c.input_bytes == 2 || c.input_bytes == 4, "Inputs have 1, 2 or 4 bytes.");
   require(c.kv >= 0 && c.kv < kKvs, "The cache holds f32, f16 or signed bytes.");
+  require(c.experts >= 0 && c.experts <= 4096 && c.experts_per_token >= (c.experts > 0) &&
+              c.experts_per_token <= c.experts,
+          "A token takes between one and all of at most 4,096 experts.");
   require(c.turned >= 0 && c.turned <= c.head_dim && c.turned % 2 == 0, "An even part of a head turns.");
   require(c.head_dim > 0 && c.head_dim <= kMaxHeadDim && c.head_dim % 2 == 0, "The head size must be even and at most 512.");
 }
@@ -100,8 +103,22 @@ void check_layer(const slipway_config& c, const slipway_layer& l) {
   const int64_t query = (int64_t)c.heads * c.head_dim, kv = (int64_t)c.kv_heads * c.head_dim;
   check_matrix((const Matrix*)l.qkv, query + 2 * kv, c.hidden);
   check_matrix((const Matrix*)l.out, c.hidden, query);
-  check_matrix((const Matrix*)l.gate_up, (c.intermediate + kLanes - 1) / kLanes * kPanel, c.hidden);
-  check_matrix((const Matrix*)l.down, c.hidden, c.intermediate);
+  const int64_t gated = (c.intermediate + kLanes - 1) / kLanes * kPanel;
+  if (!c.experts) {
+    check_matrix((const Matrix*)l.gate_up, gated, c.hidden);
+    check_matrix((const Matrix*)l.down, c.hidden, c.intermediate);
+  } else {
+    check_matrix((const Matrix*)l.router, c.experts, c.hidden);
+    require(l.expert_gate_up && l.expert_down, "A layer lacks its experts.");
+  }
+  for (int e = 0; e < c.experts; e++) {
+    const Matrix *gate_up = (const Matrix*)l.expert_gate_up[e], *down = (const Matrix*)l.expert_down[e];
+    check_matrix(gate_up, gated, c.hidden);
+    check_matrix(down, c.hidden, c.intermediate);
+    require(gate_up->format == ((const Matrix*)l.expert_gate_up[0])->format &&
+                down->format == ((const Matrix*)l.expert_down[0])->format,
+            "A layer's experts differ in format.");
+  }
   require((l.attention_norm || l.attention_post_norm) && (l.mlp_norm || l.mlp_post_norm), "A layer lacks a norm.");
   require(!l.query_norm == !l.key_norm, "Queries and keys are both normed, or neither.");
 }

@@ -63,23 +63,34 @@ Model::Model(Pool& pool, const Kernels& kernels, const slipway_config& config, c
                        padded(l.query_norm, config.wide_norms ? query : config.head_dim, kLanes),
                        padded(l.key_norm, config.wide_norms ? kv : config.head_dim, kLanes),
                        padded(l.attention_post_norm, config.hidden, kLanes),
-                       padded(l.mlp_post_norm, config.hidden, kLanes), l.window});
+                       padded(l.mlp_post_norm, config.hidden, kLanes), (const Matrix*)l.router, {}, {}, l.window});
+    for (int e = 0; e < config.experts; e++) {
+      layers_.back().expert_gate_up.push_back((const Matrix*)l.expert_gate_up[e]);
+      layers_.back().expert_down.push_back((const Matrix*)l.expert_down[e]);
+    }
   }
   hidden_.shape(config.hidden);
   normed_.shape(config.hidden);
   heads_.shape(query + 2 * kv);
   mixed_.shape(query);
   inner_.shape(config.intermediate);
-  scratch_floats_ = round_up(std::max({kScratchFloats, attend_scratch_floats(padded_dim_), query + kLanes}), kLanes);
+  routes_.shape(config.experts);
+  gathered_.shape(config.hidden);
+  answers_.shape(config.hidden);
+  scratch_floats_ = round_up(std::max({kScratchFloats, attend_scratch_floats(padded_dim_), query + kLanes,
+                                      (int64_t)config.hidden + kLanes}), kLanes);
   scratch_.reserve(scratch_floats_ * pool.size());
 }
 
 int64_t Model::workspace_bytes(const slipway_config& c, int threads, int64_t tokens) {
   const int64_t query = (int64_t)c.heads * c.head_dim, kv = (int64_t)c.kv_heads * c.head_dim;
-  const int64_t floats = 2 * c.hidden + query + 2 * kv + query + c.intermediate + 5 * (kPanel + kLanes) + 2 * c.head_dim;
-  const int64_t bytes = std::max<int64_t>({c.hidden, query, c.intermediate});
+  const int64_t answers = std::max(1, c.experts_per_token);
+  int64_t floats = 2 * c.hidden + query + 2 * kv + query + answers * c.intermediate + 2 * c.head_dim;
+  floats += (5 + answers) * (kPanel + kLanes);
+  if (c.experts) floats += c.experts + answers * (2 * c.hidden + 2 * (kPanel + kLanes) + 8);
+  const int64_t bytes = answers * std::max<int64_t>({c.hidden, query, c.intermediate});
   const int64_t attend = attend_scratch_floats(round_up(c.head_dim, kLanes));
-  const int64_t scratch = std::max({kScratchFloats, attend, query + kLanes}) + kLanes;
+  const int64_t scratch = std::max({kScratchFloats, attend, query + kLanes, (int64_t)c.hidden + kLanes}) + kLanes;
   return tokens * (4 * floats + 2 * bytes + 16 * (bytes / kGroup + 1) + 64) + 4 * scratch * threads;
 }
 
@@ -111,11 +122,20 @@ void Model::run(const slipway_step& step) {
 }
 
 void Model::prepare(const slipway_step& step) {
-  for (Rows* rows : {&hidden_, &normed_, &heads_, &mixed_, &inner_}) rows->data.reserve(rows->stride * step.tokens);
+  const int64_t answers = (int64_t)step.tokens * std::max(1, config_.experts_per_token);
+  for (Rows* rows : {&hidden_, &normed_, &heads_, &mixed_}) rows->data.reserve(rows->stride * step.tokens);
+  inner_.data.reserve(inner_.stride * answers);
+  if (config_.experts) {
+    routes_.data.reserve(routes_.stride * step.tokens);
+    for (Rows* rows : {&gathered_, &answers_}) rows->data.reserve(rows->stride * answers);
+    chosen_.resize(answers);
+    places_.resize(answers);
+    shares_.resize(answers);
+  }
   const int64_t widest = std::max({normed_.stride, mixed_.stride, inner_.stride});
-  bytes_.reserve(2 * step.tokens * widest);
-  for (Buffer<float>* buffer : {&scales_, &sums_}) buffer->reserve(step.tokens * widest / kGroup + 1);
-  isums_.reserve(2 * (step.tokens * widest / kGroup + 1));
+  bytes_.reserve(2 * answers * widest);
+  for (Buffer<float>* buffer : {&scales_, &sums_}) buffer->reserve(answers * widest / kGroup + 1);
+  isums_.reserve(2 * (answers * widest / kGroup + 1));
   turns_.reserve((int64_t)step.tokens * 2 * config_.turned);
   sequence_of_.resize(step.tokens);
   for (int s = 0; s < step.sequences; s++)
@@ -217,8 +237,13 @@ void Model::run_layer(int thread, const Layer& layer, int64_t index, const slipw
   }
   add_linear(thread, *layer.out, mixed_, rows, layer.out_bias, layer.attention_post_norm);
   clock_.mark(thread, Clock::kOut);
-  norm(thread, rows, layer.mlp_norm, *layer.gate_up);
+  norm(thread, rows, layer.mlp_norm, config_.experts ? *layer.router : *layer.gate_up);
   clock_.mark(thread, Clock::kNorm);
+  if (config_.experts) {
+    run_experts(thread, layer, rows);
+    clock_.mark(thread, Clock::kMlp);
+    return;
+  }
   linear(thread, *layer.gate_up, normed_, rows,
          {inner_.row(0), inner_.stride, or_null(layer.gate_up_bias),
           config_.gelu ? Finish::kGeGLU : Finish::kSwiGLU, 1.0f});

@@ -69,6 +69,8 @@ struct Layer {
   const Matrix *qkv, *out, *gate_up, *down;
   std::vector<float> qkv_bias, out_bias, gate_up_bias, down_bias;
   std::vector<float> attention_norm, mlp_norm, query_norm, key_norm, attention_post_norm, mlp_post_norm;
+  const Matrix* router;
+  std::vector<const Matrix*> expert_gate_up, expert_down;
   int64_t window;
 };
 
@@ -100,6 +102,11 @@ class Model {
   void norm_all_heads(int thread, float* heads, int64_t n, const std::vector<float>& weight);
   void add_linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const std::vector<float>& bias,
                   const std::vector<float>& post_norm);
+  void run_experts(int thread, const Layer& layer, int64_t rows);
+  void choose_experts(int64_t row);
+  void group_by_expert(int64_t rows);
+  void linear_of_experts(int thread, const std::vector<const Matrix*>& experts, const Rows& x, const Rows& y, Finish finish);
+  void add_answers(int thread, const Layer& layer, int64_t row);
   void turns_of(float position, const std::vector<float>& frequencies, float scale, float* turns) const;
   void attention(int thread, const Layer& layer, int64_t index, const slipway_step& step);
   Attend attend_of(const Task& task, const Layer& layer, int64_t index, const slipway_step& step) const;
@@ -120,7 +127,16 @@ class Model {
   std::vector<float> final_norm_, frequencies_, local_frequencies_;
   const Matrix &embedding_, &head_;
 
+  struct Span {  // rows of the gathered ones that one expert answers
+    int32_t expert;
+    int64_t first, count;
+  };
+
   Rows hidden_, normed_, heads_, mixed_, inner_;
+  Rows routes_, gathered_, answers_;     // of experts
+  std::vector<int32_t> chosen_, places_;  // [token, experts_per_token]: the expert, and its row of the gathered ones
+  std::vector<float> shares_;
+  std::vector<Span> spans_;
   Buffer<int8_t> bytes_;
   Buffer<float> scales_, sums_, turns_, partials_, scratch_;
   Buffer<int32_t> isums_;

@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define SLIPWAY_ABI 4
+#define SLIPWAY_ABI 5
 #if defined(__GNUC__)
 #define SLIPWAY_API __attribute__((visibility("default")))
 #else
@@ -31,6 +31,8 @@ typedef struct {
   int32_t input_bytes; /* quantised matrices take their inputs as 4: f32, 2 or 1: whole numbers of so many bytes */
   int32_t kv;          /* what the cache holds: 0 f32, 1 f16, 2 signed bytes with a scale for each token and head */
   int32_t turned;      /* the first elements of a head that the rotary embedding turns; the others stay */
+  int32_t experts, experts_per_token; /* 0: one MLP a layer */
+  int32_t experts_normalised;         /* 1: the shares of a token's experts add up to 1 */
   int32_t wide_norms;  /* 1: query and key norms are over all heads of a token together, 0: over each head */
   /* A soft cap of 0 is none. Rope scales multiply what turns; `local` ones belong to layers with a window. */
   float norm_eps, attention_scale, embedding_scale, residual_scale, logits_scale, attention_softcap, logits_softcap;
@@ -43,6 +45,9 @@ typedef struct {
   const float *qkv_bias, *out_bias, *gate_bias, *up_bias, *down_bias;
   const float *attention_norm, *mlp_norm, *query_norm, *key_norm;
   const float *attention_post_norm, *mlp_post_norm; /* of what attention and MLP add */
+  /* Instead of gate_up and down, where the configuration has experts: a matrix [experts, hidden], and theirs. */
+  const slipway_matrix* router;
+  const slipway_matrix *const *expert_gate_up, *const *expert_down;
   int64_t window;                   /* 0: full attention */
 } slipway_layer;
 
