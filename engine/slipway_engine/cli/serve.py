@@ -17,6 +17,7 @@ from slipway_engine.cli.flags import (
     seconds,
 )
 from slipway_engine.process.client import CoreCommand
+from slipway_engine.server.reasoning import PARSERS as REASONING_PARSERS
 from slipway_engine.server.settings import ALIASES, DRAIN_SECONDS, ServerSettings
 from slipway_engine.server.tools.dialects import DIALECTS
 
@@ -85,6 +86,12 @@ def _add_server_flags(parser: argparse.ArgumentParser) -> None:
         help="how the model writes calls of tools (default: auto, as its chat template tells)",
     )
     group.add_argument(
+        "--reasoning-parser",
+        choices=REASONING_PARSERS,
+        default="none",
+        help="part a chat's thinking from its answer, as reasoning_content (default: none, all is content)",
+    )
+    group.add_argument(
         "--generation-config",
         default="auto",
         metavar="auto|none|DIR",
@@ -140,6 +147,7 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         max_body_bytes=arguments.max_body_bytes,
         chat_template=arguments.chat_template,
         tool_call_parser=arguments.tool_call_parser,
+        reasoning_parser=arguments.reasoning_parser,
         generation_config=arguments.generation_config,
         log_prompts=arguments.log_prompts,
         metrics_aliases=arguments.metrics_aliases,

@@ -1,4 +1,4 @@
-"""`chat.completion` and `chat.completion.chunk`: text, log-probabilities, and calls of tools."""
+"""`chat.completion` and `chat.completion.chunk`: text, thinking, calls of tools, log-probabilities."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from typing import Any
 from slipway_engine.core.messages import TokenLogprob
 from slipway_engine.server.formats import Choice, Chunks, Head, body, scored_prompt, stop_reason
 from slipway_engine.server.generation import Delta, Usage
-from slipway_engine.server.tools.events import Arguments, CallBegan, Content, Event
-from slipway_engine.server.tools.reader import ToolReader
+from slipway_engine.server.reader import AnswerReader, Part
+from slipway_engine.server.reasoning import Reasoning
+from slipway_engine.server.tools.events import Arguments, CallBegan, Content
 from slipway_engine.tokenizer.tokenizer import Tokenizer
 
-NewReader = Callable[[], ToolReader]
+NewReader = Callable[[], AnswerReader]
 _CHARACTERS = string.ascii_letters + string.digits
 
 
 class ChatFormat:
-    """How chats are written. `new_reader`: where tools are offered, what reads an answer for calls."""
+    """How chats are written. `new_reader`: what parts an answer that may think, or call tools."""
 
     def __init__(
         self,
@@ -40,7 +41,7 @@ class ChatFormat:
         self._prompt_logprobs = prompt_logprobs
         self._new_reader = new_reader
         self._id_length = id_length
-        self._readers: dict[int, ToolReader] = {}
+        self._readers: dict[int, AnswerReader] = {}
         self._chunks = Chunks(head, "chat.completion.chunk", with_usage=with_usage)
 
     def whole(self, choices: Sequence[Choice], usage: Usage) -> bytes:
@@ -86,9 +87,9 @@ class ChatFormat:
             f'"finish_reason":{json.dumps(finish)}{stop_reason(delta)}}}'
         )
 
-    # Tools
+    # Thinking and tools
 
-    def _read(self, index: int, text: str, finish: str | None) -> list[Event]:
+    def _read(self, index: int, text: str, finish: str | None) -> list[Part]:
         """Return what a choice's new text, and its end, make certain."""
         assert self._new_reader is not None
         if index not in self._readers:
@@ -97,12 +98,14 @@ class ChatFormat:
         return reader.feed(text) + (reader.finish(cut=finish == "length") if finish is not None else [])
 
     def _finish(self, index: int, finish: str | None) -> str | None:
-        called = index in self._readers and self._readers[index].calls
+        called = index in self._readers and self._readers[index].called
         return "tool_calls" if called and finish == "stop" else finish
 
-    def _part(self, event: Event) -> dict[str, Any]:
+    def _part(self, event: Part) -> dict[str, Any]:
         """Return a chunk's delta."""
         match event:
+            case Reasoning(text):
+                return {"reasoning_content": text}
             case Content(text):
                 return {"content": text}
             case CallBegan(index, name):
@@ -135,9 +138,11 @@ class ChatFormat:
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         if self._new_reader is None:
             return message, choice.finish_reason
-        texts, calls = [], []
+        texts, thoughts, calls = [], [], []
         for event in self._read(index, text, choice.finish_reason):
             match event:
+                case Reasoning(more):
+                    thoughts.append(more)
                 case Content(more):
                     texts.append(more)
                 case CallBegan(_, name):
@@ -146,6 +151,8 @@ class ChatFormat:
                 case Arguments(_, more):
                     function["arguments"] += more
         message["content"] = "".join(texts) or (None if calls else "")
+        if thoughts:
+            message["reasoning_content"] = "".join(thoughts)
         if calls:
             message["tool_calls"] = calls
         return message, self._finish(index, choice.finish_reason)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from slipway_engine.errors import RequestError
+from slipway_engine.server import reasoning
 from slipway_engine.server.chat_format import ChatFormat
 from slipway_engine.server.completion_format import CompletionFormat
 from slipway_engine.server.formats import Format, Head
 from slipway_engine.server.generation import Prompt
 from slipway_engine.server.messages import Tool, messages_for_template, speaks_of_tools, tools_for_template
 from slipway_engine.server.protocol import ChatRequest, CompletionRequest, TokenizeRequest
+from slipway_engine.server.reader import AnswerReader
 from slipway_engine.server.service import Service
 from slipway_engine.server.text_answer import Kind, Plan
 from slipway_engine.server.tools.dialects import Dialect
@@ -82,6 +84,8 @@ async def plan_chat(service: Service, request: ChatRequest) -> Plan:
     tools = request.offered_tools()
     dialect = service.model.templates.dialect() if tools else None
     prompt = await chat_prompt(service, request, tools)
+    thinks = service.settings.reasoning_parser != "none"
+    parted = thinks or dialect is not None
 
     def new_format(head: Head) -> Format:
         return ChatFormat(
@@ -90,16 +94,25 @@ async def plan_chat(service: Service, request: ChatRequest) -> Plan:
             logprobs=request.wanted_logprobs() is not None,
             with_usage=request.usage_in_stream(),
             prompt_logprobs=request.prompt_logprobs is not None,
-            new_reader=(lambda: _reader(dialect, tools, request)) if dialect is not None else None,
+            new_reader=(lambda: _reader(service, prompt, dialect, tools, request)) if parted else None,
             id_length=dialect.id_length if dialect is not None else None,
         )
 
-    return Plan([prompt], new_format, dialect.markers if dialect is not None else ())
+    tags = (reasoning.BEGIN, reasoning.END) if thinks else ()
+    return Plan([prompt], new_format, (*tags, *(dialect.markers if dialect is not None else ())))
 
 
-def _reader(dialect: Dialect, tools: Sequence[Tool], request: ChatRequest) -> ToolReader:
-    most = 1 if request.parallel_tool_calls is False else None
-    return ToolReader(dialect, [tool.function.name for tool in tools], most=most)
+def _reader(
+    service: Service, prompt: Prompt, dialect: Dialect | None, tools: Sequence[Tool], request: ChatRequest
+) -> AnswerReader:
+    parser = service.settings.reasoning_parser
+    think = calls = None
+    if parser != "none":
+        think = reasoning.ThinkReader(inside=reasoning.begins_inside(parser, prompt.text or ""))
+    if dialect is not None:
+        most = 1 if request.parallel_tool_calls is False else None
+        calls = ToolReader(dialect, [tool.function.name for tool in tools], most=most)
+    return AnswerReader(think, calls)
 
 
 async def chat_prompt(

@@ -71,6 +71,7 @@ class ChatMessage(BaseModel):
     name: Name | None = None
     tool_calls: Annotated[list[ToolCall], Field(max_length=MAX_CALLS)] | None = None
     tool_call_id: Name | None = None
+    reasoning_content: str | None = None
     refusal: None = None
     annotations: Annotated[list[Any], Field(max_length=0)] | None = None
     audio: None = None
@@ -99,6 +100,8 @@ def _for_template(at: int, message: ChatMessage) -> dict[str, Any]:
     plain: dict[str, Any] = {"role": role, "content": _text(f"{field}.content", message)}
     if message.name is not None:
         plain["name"] = message.name
+    if message.reasoning_content is not None:
+        plain["reasoning_content"] = message.reasoning_content
     if message.tool_calls:
         if message.role != "assistant":
             raise RequestError(

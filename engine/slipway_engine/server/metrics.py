@@ -108,7 +108,7 @@ class Metrics:
         self._refused.labels(self._model, str(status)).inc()
 
     def loaded(self, ready: Ready) -> None:
-        """Show how the cache was laid out, as an info metric."""
+        """Show how memory was divided and the cache laid out."""
         labels = {
             "model_name": self._model,
             "block_size": str(ready.block_size),
@@ -122,6 +122,11 @@ class Metrics:
             registry=self._registry,
         )
         info.labels(**labels).set(1)
+        longest = self._fixed("max_model_len", "Longest prompt and answer of a request, in tokens.", ())
+        longest.labels(self._model).set(ready.max_model_len)
+        memory = self._fixed("memory_bytes", "The memory ledger made when the model was loaded.", ("part",))
+        for part, size in ready.memory.items():
+            memory.labels(self._model, part).set(size)
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
@@ -130,6 +135,9 @@ class Metrics:
             return text
         named = b"\\1" + self._aliases.encode() + b":\\2"
         return text + b"".join(match.expand(named) for match in _OF_A_METRIC.finditer(text))
+
+    def _fixed(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+        return Gauge(f"{PREFIX}{name}", text, ["model_name", *labels], registry=self._registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         family = Histogram(f"{PREFIX}{name}", text, ["model_name"], buckets=buckets, registry=self._registry)

@@ -24,6 +24,7 @@ class ServerSettings:
         least_step_seconds: a step may always last this long before `/health` fails.
         chat_template: a Jinja file to use in place of the model's own template.
         tool_call_parser: how the model writes calls of tools; "auto" tells it from the template.
+        reasoning_parser: how the model marks its thinking; "none" leaves it in the text.
         generation_config: whose sampling defaults hold; "auto" is the model's, "none" are OpenAI's.
         log_prompts: whether prompts are written to the log.
         metrics_aliases: a second prefix under which the metrics are shown, "vllm" or "none".
@@ -41,6 +42,7 @@ class ServerSettings:
     least_step_seconds: float = LEAST_ALLOWED_SECONDS
     chat_template: Path | None = None
     tool_call_parser: str = "auto"
+    reasoning_parser: str = "none"
     generation_config: str = "auto"
     log_prompts: bool = False
     metrics_aliases: str = "none"

@@ -33,6 +33,7 @@ def main(model, core, port, *settings):
         least_step_seconds=float(pairs.get("least_step_seconds", 10)),
         chat_template=Path(template) if template else None,
         tool_call_parser=pairs.get("tool_call_parser", "auto"),
+        reasoning_parser=pairs.get("reasoning_parser", "none"),
         generation_config=pairs.get("generation_config", "auto"),
         log_prompts="log_prompts" in pairs,
         metrics_aliases=pairs.get("metrics_aliases", "none"),

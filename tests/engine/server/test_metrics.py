@@ -9,7 +9,7 @@ NAMES = {
     "request_queue_time_seconds", "request_prefill_time_seconds", "request_decode_time_seconds",
     "request_inference_time_seconds", "request_time_per_output_token_seconds", "request_prompt_tokens",
     "request_generation_tokens", "request_params_n", "request_params_max_tokens", "request_refused",
-    "cache_config_info", "engine_steps", "engine_step_seconds",
+    "cache_config_info", "engine_steps", "engine_step_seconds", "max_model_len", "memory_bytes",
 }  # fmt: skip
 
 
@@ -54,6 +54,8 @@ def test_a_request_is_counted_in_every_histogram(start_server):
     labels = {"request_success_total": {"finished_reason": "length"}}
     assert {name: server.metric(name, **labels.get(name, {})) for name in counts} == counts
     assert server.metric("cache_config_info", block_size="16", num_gpu_blocks="1000") == 1
+    assert server.metric("memory_bytes", part="weights") == 96 << 20
+    assert server.metric("max_model_len") > 0
 
 
 def test_prompts_are_logged_only_where_that_was_asked_for(start_server):
