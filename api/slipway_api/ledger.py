@@ -87,6 +87,17 @@ class Ledger:
         blocks = -(-self.max_model_len // self.block_size)
         return min(limit, self.num_blocks // max(1, blocks))
 
+    def parts(self) -> dict[str, int]:
+        """Return the bytes by the names that `status.plan` and the engine's metrics use."""
+        return {
+            "limit": self.limit,
+            "usable": self.usable,
+            "process": self.baseline,
+            "weights": self.weights,
+            "workspace": self.workspace,
+            "kvCache": self.kv_cache,
+        }
+
     def sentence(self) -> str:
         """Return the ledger on one line."""
         return (

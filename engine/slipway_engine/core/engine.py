@@ -92,6 +92,7 @@ class EngineCore:
             eos_token_ids=model.eos_token_ids,
             load_seconds=phases.seconds,
             pooling=checkpoint.pooling.mode if checkpoint.pooling is not None else None,
+            memory=self.memory.parts(),
         )
 
     def add_request(self, request: NewRequest) -> None:

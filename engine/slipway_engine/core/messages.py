@@ -172,7 +172,7 @@ class StepOutput:
 class Ready:
     """The core has loaded the model. Limits are in tokens; `load_seconds` maps a phase's name to seconds.
 
-    `pooling` is set where the model makes embeddings, and only those.
+    `pooling` is set where the model makes embeddings, and only those. `memory` is the ledger, bytes by part.
     """
 
     max_model_len: int
@@ -185,6 +185,7 @@ class Ready:
     eos_token_ids: tuple[int, ...]
     load_seconds: dict[str, float] = field(default_factory=dict)
     pooling: Pooling | None = None
+    memory: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -155,16 +155,13 @@ def _told(facts: ModelFacts, found: Fit, slo: SloSpec | None, *, certain: bool, 
     return PlanStatus(
         accelerators_per_replica=found.placement.accelerators,
         pods_per_replica=found.placement.pods,
-        memory=MemoryStatus(
-            limit=ledger.limit,
-            usable=ledger.usable,
-            process=ledger.baseline,
-            weights=ledger.weights,
-            workspace=ledger.workspace,
-            kv_cache=ledger.kv_cache,
-            max_tokens=ledger.max_tokens,
-            max_sequences=found.max_sequences,
-            max_model_len=ledger.max_model_len,
+        memory=MemoryStatus.model_validate(
+            {
+                **ledger.parts(),
+                "maxTokens": ledger.max_tokens,
+                "maxSequences": found.max_sequences,
+                "maxModelLen": ledger.max_model_len,
+            }
         ),
         expected=_expected(facts, found, slo) if timed else None,
         message=None

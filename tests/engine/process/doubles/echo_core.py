@@ -33,6 +33,7 @@ class EchoCore:
             eos_token_ids=(2,),
             load_seconds={"weights": 0.1},
             pooling=os.environ.get("SLIPWAY_TEST_POOLING"),
+            memory={"limit": 1 << 30, "weights": 96 << 20},
         )
         self.step_seconds = float(os.environ.get("SLIPWAY_TEST_STEP", "0.001"))
         self.waiting, self.running, self.tokens, self.open = [], {}, {}, {}
