@@ -5,7 +5,7 @@
     python benchmarks/engine/quality.py --unpacked      # every engine quantises the values by itself
 
 Each engine lives in a process of its own and gives the logits of every position; the reference is our torch
-path, float32 all through. The text is read in windows; all engines read a window before the next one.
+path, float32 all through. The text is read in windows, each by all engines side by side.
 """
 
 from __future__ import annotations
@@ -42,32 +42,39 @@ class Source:
     comparison: Comparison = field(default_factory=Comparison)
 
     @classmethod
-    def start(cls, name: str, python: Path, model: Path, threads: int, context: int) -> Source | None:
-        """Start it and wait until the model is loaded; None where its package is missing."""
+    def start(cls, name: str, python: Path, model: Path, threads: int, context: int) -> Source:
+        """Start it."""
         command = [python, HERE / "logits.py", name, model, threads, context]
         pipe = subprocess.PIPE
         process = subprocess.Popen(
             [str(part) for part in command], stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL
         )
-        source = cls(name, process)
-        assert process.stdout is not None
-        line = process.stdout.readline()
+        return cls(name, process)
+
+    def ready(self) -> bool:
+        """Wait until the model is loaded; return False where its package is missing."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{name} ended with status {process.wait()}: run {' '.join(map(str, command))}")
+            command = " ".join(map(str, self.process.args))  # type: ignore[arg-type]
+            raise SystemExit(f"{self.name} ended with status {self.process.wait()}: run {command}")
         hello = json.loads(line)
         if "absent" in hello:
-            print(f"{name}: left out, {hello['absent']}")
-            return None
-        source.description, source.vocabulary = hello["engine"], hello["vocabulary"]
-        return source
+            print(f"{self.name}: left out, {hello['absent']}")
+            return False
+        self.description, self.vocabulary = hello["engine"], hello["vocabulary"]
+        return True
 
-    def logits(self, text: Sequence[int]) -> torch.Tensor:
-        """Return float32 [tokens, vocabulary]."""
+    def ask(self, text: Sequence[int]) -> None:
+        """Let it read a text, which `logits` waits for."""
         assert self.process.stdin is not None
-        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps(list(text)).encode() + b"\n")
         self.process.stdin.flush()
-        rows = np.empty((len(text), self.vocabulary), dtype=np.float32)
+
+    def logits(self, length: int) -> torch.Tensor:
+        """Return float32 [length, vocabulary] of the text that was asked."""
+        assert self.process.stdout is not None
+        rows = np.empty((length, self.vocabulary), dtype=np.float32)
         left = memoryview(rows).cast("B")
         while left:
             count = self.process.stdout.readinto(left)
@@ -88,18 +95,20 @@ def start(arguments: argparse.Namespace) -> tuple[Source, list[Source]]:
     here, peers = Path(sys.executable), arguments.peers and Path(arguments.peers) / "bin" / "python"
     ours = prepare.hugging_face(arguments.model, arguments.cache) if arguments.unpacked else arguments.model
     reference = Source.start("reference", here, ours, arguments.threads, arguments.context)
-    assert reference is not None
     sources = []
     for name in arguments.engine:
         python, model = here, ours
         if not name.startswith("slipway"):
             python = here if name == "transformers" else peers or here
             model = prepare.for_peer(name, arguments.model, arguments.cache, peers)
-        source = model and Source.start(name, python, model, arguments.threads, arguments.context)
-        if source and source.vocabulary == reference.vocabulary:
-            sources.append(source)
-        else:
-            print(f"{name}: left out")
+        if model is not None:
+            sources.append(Source.start(name, python, model, arguments.threads, arguments.context))
+    if not reference.ready():
+        raise SystemExit("The reference needs slipway's own environment.")
+    sources = [source for source in sources if source.ready()]
+    for source in sources:
+        if source.vocabulary != reference.vocabulary:
+            raise SystemExit(f"{source.name} has {source.vocabulary} logits, not {reference.vocabulary}.")
     return reference, sources
 
 
@@ -140,9 +149,11 @@ def main() -> None:
     reference, sources = start(arguments)
     texts = list(windows(tokens, arguments.context))
     for number, text in enumerate(texts, 1):
-        yardstick, targets = reference.logits(text)[:-1], text[1:]
+        for source in (reference, *sources):
+            source.ask(text)
+        yardstick, targets = reference.logits(len(text))[:-1], text[1:]
         for source in sources:
-            source.comparison.add(source.logits(text)[:-1], yardstick, targets)
+            source.comparison.add(source.logits(len(text))[:-1], yardstick, targets)
         print(f"window {number} of {len(texts)}", file=sys.stderr, flush=True)
     scored = sum(len(text) - 1 for text in texts)
     print(f"{arguments.text.name}: {scored} tokens scored, in windows of {arguments.context}")
