@@ -151,7 +151,7 @@ def helm(cluster: Cluster) -> Any:
 def operator(kube: Kube, request: pytest.FixtureRequest) -> str:
     """The operator of this checkout, installed through the chart; returns its namespace.
 
-    `SLIPWAY_E2E_OPERATOR` names the Lease's namespace of one that runs already, started by hand from a checkout.
+    `SLIPWAY_E2E_OPERATOR` names the namespace of the Lease of one that runs already, started by hand.
     """
     running = os.environ.get("SLIPWAY_E2E_OPERATOR")
     if running:

@@ -18,9 +18,9 @@ from slipway_operator.errors import Conflict, LeadershipLost, NotPermitted, Retr
 from slipway_operator.kinds import LEASE, Key, Kind, Object
 
 LEASE_NAME: Final = "slipway-operator"
-LEASE_DURATION: Final = 15.0
-RENEW_DEADLINE: Final = 10.0
-RETRY_PERIOD: Final = 2.0
+LEASE_DURATION: Final = 10.0
+RENEW_DEADLINE: Final = 7.0
+RETRY_PERIOD: Final = 1.5
 
 logger = logging.getLogger(__name__)
 

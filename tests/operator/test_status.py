@@ -233,6 +233,11 @@ def test_the_sentence_does_not_change_while_a_crash_loop_turns(recorded):
             Reason.ENGINE_CRASHED,
             "exited with code 1; its last words: RuntimeError: no luck;",
         ),
+        (
+            {"exitCode": 1, "reason": "Error", "message": "INFO up\nFATAL: CUDA out of memory\nINFO bye\n"},
+            Reason.ENGINE_CRASHED,
+            "its last words: FATAL: CUDA out of memory;",
+        ),
         ({"exitCode": 2, "reason": "Error"}, Reason.ENGINE_CRASHED, "exited with code 2;"),
         (
             {"exitCode": 1, "message": report("Internal", "lost the plot")},

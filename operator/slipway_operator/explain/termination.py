@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,6 +12,8 @@ from slipway_operator.explain.findings import Finding, clean
 
 SIGKILL_EXIT: Final = 137
 SIGTERM_EXIT: Final = 143
+
+_ERROR: Final = re.compile(r"error|exception|fatal|panic|cannot|failed|out of memory", re.IGNORECASE)
 
 # The engine's reasons that are reasons of a condition too.
 _ENGINE_REASONS: Final = {
@@ -52,7 +55,7 @@ def explain_termination(terminated: Mapping[str, Any], container: str, logs: str
             f"container {container} was killed because it stopped answering its liveness probe",
             logs,
         )
-    last = clean(_last_line(text))
+    last = clean(_telling_line(text))
     said = f"; its last words: {last}" if last else ""
     return Finding(Reason.ENGINE_CRASHED, f"container {container} exited with code {code}{said}", logs)
 
@@ -72,6 +75,12 @@ def _reported(text: str) -> tuple[Reason, str] | None:
     return (reason or Reason.ENGINE_CRASHED), message
 
 
-def _last_line(text: str) -> str:
+def _telling_line(text: str) -> str:
+    """Return the last line that speaks of an error, else the last one: some programs say goodbye after it.
+
+    Without a message of the container's own, the kubelet puts the end of its log here
+    (`FallbackToLogsOnError`), so no right to read logs is needed.
+    """
     lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    telling = (line for line in reversed(lines) if _ERROR.search(line))
+    return next(telling, lines[-1] if lines else "")
