@@ -105,15 +105,16 @@ class NativeBackend:
         checkpoint, config = self._checkpoint, self._checkpoint.config
         native = model_config(config, self._input_bytes, self._kv)
         groups = weights.groups(config)
+        workspace = library.load().slipway_workspace_bytes
         return Needs(
             weights=sum(_packed_bytes(checkpoint, names, self._mode) for names in groups),
             load_peak=_LOAD_COPIES * max(4 * _elements(checkpoint, names) for names in groups),
-            baseline=baseline,
+            baseline=baseline + workspace(ctypes.byref(native), self._threads, 0),
             kv_bytes_per_token=2 * config.num_layers * config.num_kv_heads * kv_head_bytes(native) // BLOCK,
             kv_bytes_per_token_layer=0,  # the cache is read in place
-            activation_bytes_per_token=library.load().slipway_workspace_bytes(ctypes.byref(native), 1, 1),
+            activation_bytes_per_token=workspace(ctypes.byref(native), 0, 1),
             vocab_size=config.vocab_size,
-            rotary_bytes_per_token=0,
+            rotary_bytes_per_token=library.load().slipway_context_bytes(ctypes.byref(native), self._threads),
             gather_tokens=0,
             max_position=config.max_position,
             mask_itemsize=0,

@@ -133,6 +133,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "slipway_model_destroy": (None, [c.c_void_p]),
     "slipway_model_step": (c.c_int32, [c.c_void_p, c.POINTER(Step)]),
     "slipway_model_times": (None, [c.c_void_p, c.c_void_p]),
+    "slipway_context_bytes": (c.c_int64, [c.POINTER(ModelConfig), c.c_int32]),
     "slipway_kv_head_bytes": (c.c_int64, [c.POINTER(ModelConfig)]),
     "slipway_workspace_bytes": (c.c_int64, [c.POINTER(ModelConfig), c.c_int32, c.c_int64]),
     "slipway_measure_flops": (c.c_double, [c.c_void_p, c.c_char_p]),

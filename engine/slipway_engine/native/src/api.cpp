@@ -220,6 +220,10 @@ int32_t slipway_model_step(slipway_model* model, const slipway_step* step) {
 
 void slipway_model_times(slipway_model* model, double seconds[8]) { model->times(seconds); }
 
+int64_t slipway_context_bytes(const slipway_config* config, int32_t threads) {
+  return Model::context_bytes(*config, threads);
+}
+
 int64_t slipway_kv_head_bytes(const slipway_config* config) {
   return kv_head_bytes((Kv)config->kv, (config->head_dim + kLanes - 1) / kLanes * kLanes);
 }

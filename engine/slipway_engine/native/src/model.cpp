@@ -94,6 +94,12 @@ int64_t Model::workspace_bytes(const slipway_config& c, int threads, int64_t tok
   return tokens * (4 * floats + 2 * bytes + 16 * (bytes / kGroup + 1) + 64) + 4 * scratch * threads;
 }
 
+// The parts of cut contexts, of which there are fewer than kSpareTasks a thread, a state for each split and head.
+int64_t Model::context_bytes(const slipway_config& c, int threads) {
+  const int64_t sequences = (kSpareTasks * threads + c.kv_heads - 1) / c.kv_heads;
+  return sequences * c.heads * (round_up(c.head_dim, kLanes) + kLanes) * 4 / kSplit + 1;
+}
+
 const char* Model::check(const slipway_step& s) const {
   if (s.tokens < 1 || s.sequences < 1 || s.outputs < 0 || s.table_width < 1) return "A step needs tokens and sequences.";
   if (s.starts[0] != 0 || s.starts[s.sequences] != s.tokens) return "The sequences do not cover the step's tokens.";

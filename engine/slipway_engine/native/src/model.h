@@ -85,6 +85,7 @@ class Model {
   void times(double* seconds) { clock_.read(seconds); }
 
   static int64_t workspace_bytes(const slipway_config& config, int threads, int64_t tokens);
+  static int64_t context_bytes(const slipway_config& config, int threads);
 
  private:
   struct Task {  // queries of one sequence and the heads of one key head

@@ -94,6 +94,8 @@ SLIPWAY_API int32_t slipway_model_step(slipway_model* model, const slipway_step*
 /* Seconds that steps took since the last call for: embedding, norms, QKV, heads into the cache, attention, its output,
  * MLP, head. The first call begins to count. */
 SLIPWAY_API void slipway_model_times(slipway_model* model, double seconds[8]);
+/* Bytes that steps need for each position of the longest sequence: where threads share a long context, they keep what each found. */
+SLIPWAY_API int64_t slipway_context_bytes(const slipway_config* config, int32_t threads);
 /* Bytes that the keys, or the values, of one head take in a block. */
 SLIPWAY_API int64_t slipway_kv_head_bytes(const slipway_config* config);
 /* Bytes of the workspace that steps of `tokens` tokens and `outputs` logits rows need. */
