@@ -63,7 +63,7 @@ class ChatFormat:
     def chunk(self, delta: Delta) -> bytes:
         """Return the chunk for a delta."""
         if self._new_reader is None:
-            return self._write(delta, {"content": delta.text} if delta.text else {}, delta.finish_reason)
+            return self._write(delta, f'{{"content":{json.dumps(delta.text)}}}' if delta.text else "{}")
         events = self._read(delta.index, delta.text, delta.finish_reason)
         finish = self._finish(delta.index, delta.finish_reason)
         # The last event goes with what ends the choice, and the first with the log-probabilities.
@@ -73,18 +73,18 @@ class ChatFormat:
         if not events and not delta.logprobs and finish is None:
             return b""
         return b"".join(
-            self._write(each, part, each.finish_reason) for each, part in zip(written, parts, strict=True)
+            self._write(each, json.dumps(part)) for each, part in zip(written, parts, strict=True)
         )
 
     def usage_chunk(self, usage: Usage) -> bytes:
         """Return the chunk that reports the usage."""
         return self._chunks.usage(usage)
 
-    def _write(self, delta: Delta, part: dict[str, Any], finish: str | None) -> bytes:
+    def _write(self, delta: Delta, part: str) -> bytes:
         return self._chunks.event(
-            f'{{"index":{delta.index},"delta":{json.dumps(part)},'
+            f'{{"index":{delta.index},"delta":{part},'
             f'"logprobs":{self._logprobs_json(delta.logprobs)},'
-            f'"finish_reason":{json.dumps(finish)}{stop_reason(delta)}}}'
+            f'"finish_reason":{json.dumps(delta.finish_reason)}{stop_reason(delta)}}}'
         )
 
     # Thinking and tools

@@ -48,7 +48,8 @@ class CompletionFormat:
     def chunk(self, delta: Delta) -> bytes:
         """Return the chunk for a delta."""
         text = self._echo(delta.index) + delta.text
-        logprobs = json.dumps(self._logprobs_object(delta.index, delta.logprobs, delta.prompt_logprobs))
+        scored = self._logprobs_object(delta.index, delta.logprobs, delta.prompt_logprobs)
+        logprobs = "null" if scored is None else json.dumps(scored)
         return self._chunks.event(
             f'{{"index":{delta.index},"text":{json.dumps(text)},"logprobs":{logprobs},'
             f'"finish_reason":{json.dumps(delta.finish_reason)}{stop_reason(delta)}}}'

@@ -42,11 +42,11 @@ class Tool(BaseModel):
 
 
 class CalledFunction(BaseModel):
-    """What an assistant called; `arguments` is the text of a JSON object."""
+    """What an assistant called; `arguments` is the text of a JSON object. Models make up any name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    name: FunctionName
+    name: Name
     arguments: str = "{}"
 
 
