@@ -75,7 +75,22 @@ LABEL_INSPECTS: Final = f"{names.GROUP}/inspects"
 LABEL_CACHE: Final = f"{names.GROUP}/model-cache"
 """On everything that has to do with a shared volume: claim, Job, and the pods that mount it."""
 
+_READ: Final = frozenset({"get", "list", "watch"})
+
 OWNED_SELECTOR: Final = f"{names.LABEL_MANAGED_BY}={names.MANAGED_BY}"
+
+
+def rights_on(kind: Kind, subresource: str | None = None) -> frozenset[str]:
+    """Return the verbs that the operator needs: the chart grants these, and the client asks for no others."""
+    if subresource is not None:
+        return frozenset({"patch"}) if (kind, subresource) == (PARENT, "status") else frozenset()
+    if kind == LEASE:
+        return frozenset({"get", "create", "update"})
+    if kind == EVENT:
+        return frozenset({"list"})
+    rights = _READ if kind in WATCHED else frozenset()
+    rights |= {"create", "patch"} if kind in WRITTEN else frozenset()
+    return rights | ({"delete"} if kind in DELETED else frozenset())
 
 
 def key_of(obj: Mapping[str, Any]) -> Key:

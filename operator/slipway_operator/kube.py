@@ -30,7 +30,7 @@ from slipway_operator.errors import (
     Retryable,
     Terminal,
 )
-from slipway_operator.kinds import EVENT, LEASE, Key, Kind, Object, key_of
+from slipway_operator.kinds import EVENT, LEASE, Key, Kind, Object, key_of, rights_on
 
 REQUEST_TIMEOUT: Final = 30.0
 PAGE: Final = 500
@@ -138,6 +138,8 @@ class Kube:
         resource = f"{kind.plural}/{subresource}" if subresource else kind.plural
         what = f"{verb} {resource} {Key(namespace or '*', name or '*')}"
         path = kind.path(namespace, name, subresource)
+        if _RIGHTS.get(verb, verb) not in rights_on(kind, subresource):
+            raise NotPermitted(f"{what}: not among the operator's rights (`kinds.rights_on` and the chart)")
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 response = await self._dynamic.request(
@@ -165,6 +167,10 @@ _METHODS: Final = {
     "apply": "PATCH",
     "delete": "DELETE",
 }
+
+
+# Applying creates too; who may patch a child may create it, and the status is never created.
+_RIGHTS: Final = {"apply": "patch"}
 
 
 def _typed(kind: Kind, item: Object) -> Object:

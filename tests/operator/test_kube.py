@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from slipway_operator.errors import Conflict, Denied, Invalid, Missing, NotPermitted, Retryable, Terminal
-from slipway_operator.kinds import DEPLOYMENT, LEASE, PARENT, POD, Key
+from slipway_operator.kinds import DEPLOYMENT, LEASE, PARENT, POD, SERVICE, Key, Kind
 from slipway_operator.kube import connect
 
 KEY = Key("team", "chat")
@@ -174,3 +174,29 @@ async def test_a_server_that_never_answers_is_given_up(kube, wire, monkeypatch):
     wire.will(200)
     with pytest.raises(Retryable, match="TimeoutError"):
         await kube.get(DEPLOYMENT, KEY)
+
+
+async def test_what_the_chart_does_not_grant_is_not_even_asked_for(kube, wire):
+    live = {"metadata": {"name": "chat", "namespace": "team", "uid": "u", "resourceVersion": "1"}}
+    for call in (
+        kube.delete(SERVICE, live),
+        kube.apply(POD, KEY, {}),
+        kube.apply(PARENT, KEY, {}),
+        kube.apply(DEPLOYMENT, KEY, {}, subresource="status"),
+        kube.get(Kind("", "v1", "Secret", "secrets"), KEY),
+    ):
+        with pytest.raises(NotPermitted, match="not among the operator's rights"):
+            await call
+    assert wire.requests == []
+
+
+async def test_a_deletion_is_of_this_very_version(kube, wire):
+    wire.will(200)
+    live = {"metadata": {"name": "chat", "namespace": "team", "uid": "u", "resourceVersion": "7"}}
+    await kube.delete(DEPLOYMENT, live)
+    request, body = wire.requests[0]
+    assert (request.method, request.path) == ("DELETE", "/apis/apps/v1/namespaces/team/deployments/chat")
+    assert body == {
+        "preconditions": {"uid": "u", "resourceVersion": "7"},
+        "propagationPolicy": "Background",
+    }
