@@ -25,7 +25,7 @@ from logits import ENGINES
 from machine import bundled_model
 
 from slipway_engine.core.machine import Machine
-from slipway_engine.evaluation import Comparison, windows
+from slipway_engine.evaluation import Comparison, Yardstick, windows
 from slipway_engine.tokenizer.load import load_tokenizer
 
 HERE = Path(__file__).parent
@@ -151,7 +151,7 @@ def main() -> None:
     for number, text in enumerate(texts, 1):
         for source in (reference, *sources):
             source.ask(text)
-        yardstick, targets = reference.logits(len(text))[:-1], text[1:]
+        yardstick, targets = Yardstick.of(reference.logits(len(text))[:-1]), text[1:]
         for source in sources:
             source.comparison.add(source.logits(len(text))[:-1], yardstick, targets)
         print(f"window {number} of {len(texts)}", file=sys.stderr, flush=True)

@@ -14,8 +14,11 @@ from math import exp, inf, sqrt
 
 import torch
 
-_ROWS = 64
-"""Rows at a time in float64: what two good modes differ by is below float32's own error."""
+_ROWS = 128
+"""Rows at a time, so that a vocabulary's worth of each stays in the processor's reach."""
+
+_STEEP = 60.0
+"""A difference of logits whose exponential float32 might not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +35,30 @@ class Quality:
     top1_agreement: float
 
 
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """A reference's rows: logits and probabilities [positions, vocabulary], and ln of the sum of e^logits."""
+
+    logits: torch.Tensor
+    probabilities: torch.Tensor
+    normaliser: torch.Tensor
+
+    @classmethod
+    def of(cls, logits: torch.Tensor) -> Yardstick:
+        """Prepare float32 logits. Raises ValueError where a row is not finite."""
+        if not logits.isfinite().all():
+            raise ValueError("a row is not finite")
+        top = logits.max(-1, keepdim=True).values
+        exponentials = (logits - top).exp_()
+        total = exponentials.sum(-1, keepdim=True, dtype=torch.float64)
+        normaliser = (top.double() + total.log())[:, 0]
+        return cls(logits, exponentials.div_(total.float()), normaliser)
+
+    def rows(self, rows: slice) -> Yardstick:
+        """Return some of the rows."""
+        return Yardstick(self.logits[rows], self.probabilities[rows], self.normaliser[rows])
+
+
 @dataclass(slots=True)
 class Comparison:
     """Collects rows of logits, in any portions."""
@@ -41,14 +68,14 @@ class Comparison:
     _agreed: int = 0
     _divergences: list[float] = field(default_factory=list)
 
-    def add(self, logits: torch.Tensor, reference: torch.Tensor, targets: Sequence[int]) -> None:
-        """Add positions: both logits are [positions, vocabulary], `targets` the tokens that came next.
+    def add(self, logits: torch.Tensor, reference: Yardstick, targets: Sequence[int]) -> None:
+        """Add positions: `logits` are float32 [positions, vocabulary], `targets` the tokens that came next.
 
-        Raises ValueError where a row of either holds anything that is not finite.
+        Raises ValueError where a row holds anything that is not finite.
         """
         for start in range(0, len(targets), _ROWS):
             rows = slice(start, start + _ROWS)
-            self._add(logits[rows].double(), reference[rows].double(), torch.tensor(targets[rows]))
+            self._add(logits[rows], reference.rows(rows), torch.tensor(targets[rows]))
 
     def result(self) -> Quality:
         """Return the figures so far. Raises ValueError where there is nothing to take a mean of."""
@@ -69,14 +96,28 @@ class Comparison:
             top1_agreement=self._agreed / count,
         )
 
-    def _add(self, logits: torch.Tensor, reference: torch.Tensor, targets: torch.Tensor) -> None:
-        if not (logits.isfinite().all() and reference.isfinite().all()):
+    def _add(self, logits: torch.Tensor, reference: Yardstick, targets: torch.Tensor) -> None:
+        """Add rows, precisely also where the two hardly differ.
+
+        With d = q - p in logits and c its mean under p, KL is ln of the mean of e^(d - c), or of one and the
+        mean of e^x - 1 - x, which is never negative and loses nothing to cancellation; ln sum e^q is then
+        ln sum e^p + c + KL.
+        """
+        if not logits.isfinite().all():
             raise ValueError("a row is not finite")
-        ours, theirs = logits.log_softmax(-1), reference.log_softmax(-1)
-        self._loss -= float(ours.gather(1, targets[:, None]).sum())
-        self._reference_loss -= float(theirs.gather(1, targets[:, None]).sum())
-        self._agreed += int((logits.argmax(-1) == reference.argmax(-1)).sum())
-        self._divergences += (theirs.exp() * (theirs - ours)).sum(-1).tolist()
+        probabilities, apart = reference.probabilities, logits - reference.logits
+        mean = (probabilities * apart).sum(-1, keepdim=True)
+        apart -= mean
+        if apart.max() > _STEEP:
+            apart = apart.double()
+        divergences = (probabilities * (apart.expm1() - apart)).sum(-1).double().log1p()
+        columns = targets[:, None]
+        losses = reference.normaliser + mean[:, 0].double() + divergences
+        self._loss += float((losses - logits.gather(1, columns)[:, 0].double()).sum())
+        own = reference.normaliser - reference.logits.gather(1, columns)[:, 0].double()
+        self._reference_loss += float(own.sum())
+        self._agreed += int((logits.argmax(-1) == reference.logits.argmax(-1)).sum())
+        self._divergences += divergences.tolist()
 
 
 def windows(tokens: Sequence[int], length: int, prefix: Sequence[int] = ()) -> Iterator[list[int]]:

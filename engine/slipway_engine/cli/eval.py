@@ -109,7 +109,7 @@ def _shown(tokens: Sequence[int], context: int, prefix: Sequence[int]) -> Iterab
 
 
 def _compare(scorer: Scorer, reference: Scorer, texts: Iterable[list[int]]) -> Quality:
-    from slipway_engine.evaluation import Comparison
+    from slipway_engine.evaluation import Comparison, Yardstick
 
     if scorer.vocab_size != reference.vocab_size:
         raise InvalidArgument(
@@ -122,7 +122,8 @@ def _compare(scorer: Scorer, reference: Scorer, texts: Iterable[list[int]]) -> Q
         for logits, theirs in zip(scorer.logits(text), reference.logits(text), strict=True):
             targets = text[at : at + len(logits)]  # the last position has none
             try:
-                comparison.add(logits[: len(targets)], theirs[: len(targets)], targets)
+                yardstick = Yardstick.of(theirs[: len(targets)])
+                comparison.add(logits[: len(targets)], yardstick, targets)
             except ValueError as error:
                 raise EngineError(f"Of these models' logits, {error}; try --dtype float32.") from error
             at += len(logits)

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from slipway_engine.config import EngineConfig
 from slipway_engine.core.scoring import CHUNK, Scorer, reference_of
-from slipway_engine.evaluation import Comparison, Quality, windows
+from slipway_engine.evaluation import Comparison, Quality, Yardstick, windows
 from slipway_engine.native import library
 
 
 def compared(ours: torch.Tensor, theirs: torch.Tensor, targets: list[int]) -> Quality:
     comparison = Comparison()
-    comparison.add(ours, theirs, targets)
+    comparison.add(ours, Yardstick.of(theirs), targets)
     return comparison.result()
 
 
@@ -45,6 +45,19 @@ def test_the_same_logits_differ_by_nothing_at_all():
     assert found.perplexity == found.reference_perplexity
 
 
+@pytest.mark.parametrize("distance", [1e-5, 1e-3, 1.0, 30.0])
+def test_the_divergence_is_precise_at_any_distance(distance):
+    """float64 by the definition is the judge; it loses all its digits last."""
+    generator = torch.Generator().manual_seed(2)
+    theirs = 8 * torch.randn(64, 3000, generator=generator)
+    ours = theirs + distance * torch.randn(64, 3000, generator=generator)
+    p, q = theirs.double().log_softmax(-1), ours.double().log_softmax(-1)
+    found = compared(ours, theirs, [5] * 64)
+    assert found.kl == pytest.approx(float((p.exp() * (p - q)).sum(-1).mean()), rel=2e-2, abs=1e-12)
+    assert log(found.perplexity) == pytest.approx(float(-q[:, 5].mean()), rel=1e-6)
+    assert log(found.reference_perplexity) == pytest.approx(float(-p[:, 5].mean()), rel=1e-6)
+
+
 def test_portions_add_up():
     generator = torch.Generator().manual_seed(1)
     ours, theirs = (torch.randn(150, 20, generator=generator) for _ in range(2))
@@ -52,7 +65,7 @@ def test_portions_add_up():
     comparison = Comparison()
     for start in range(0, 150, 11):
         rows = slice(start, start + 11)
-        comparison.add(ours[rows], theirs[rows], targets[rows])
+        comparison.add(ours[rows], Yardstick.of(theirs[rows]), targets[rows])
     parts, whole = comparison.result(), compared(ours, theirs, targets)
     assert parts.kl == pytest.approx(whole.kl)
     assert parts.perplexity == pytest.approx(whole.perplexity)
