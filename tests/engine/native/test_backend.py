@@ -222,6 +222,7 @@ for shape in ((1, 32), (33, 96), (100, 64)):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     """No read or write out of bounds and no undefined behaviour, in kernels and in whole steps."""
     made = build.build(tmp_path, sanitize=True)
@@ -238,7 +239,7 @@ def test_sanitizers_find_nothing(tmp_path: Path) -> None:
     for command in (
         [sys.executable, "-c", SANITIZED],
         [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(steps), "-k",
-         "bits_do_not_depend or stale or odd or narrow"],
+         "(bits_do_not_depend or stale or odd or narrow or experts) and not bytes_is"],
     ):  # fmt: skip
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]

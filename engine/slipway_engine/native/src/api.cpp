@@ -178,15 +178,16 @@ int32_t slipway_linear(slipway_pool* pool, const char* isa, const slipway_matrix
                            scale.data() + row * groups, sum.data() + row * groups, groups, (int)planes};
     };
     const int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
+    const int64_t step = panels_of_task(rows, matrix->panels, pool->size()), strips = (matrix->panels + step - 1) / step;
     auto body = [&](int thread) {
       if (integers) pool->share(thread, rows, [&](int64_t row) { kernels.quantise(x + row * k, k, at(row)); });
-      pool->share(thread, matrix->panels * blocks, [&](int64_t i) {
-        const int64_t block = i / matrix->panels, panel = i % matrix->panels;
+      pool->share(thread, strips * blocks, [&](int64_t i) {
+        const int64_t block = i / strips, panel = i % strips * step, panel_end = std::min(panel + step, matrix->panels);
         const int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
         const Epilogue e{y + row * matrix->n, matrix->n, nullptr, Finish::kStore, 1.0f, matrix->n};
         float* own = scratch.data() + thread * kScratchFloats;
-        if (integers) kernels.linear_int(*matrix, at(row), (int)count, panel, panel + 1, e, own);
-        else kernels.linear_f32(*matrix, x + row * k, k, (int)count, panel, panel + 1, e, own);
+        if (integers) kernels.linear_int(*matrix, at(row), (int)count, panel, panel_end, e, own);
+        else kernels.linear_f32(*matrix, x + row * k, k, (int)count, panel, panel_end, e, own);
       });
     };
     pool->run(body);

@@ -8,7 +8,7 @@ template <class A, class B> struct Choose<false, A, B> { using Type = B; };
 
 // Integer tile: sums over a block of 32 are exact, then enter the float sum with the scales of both sides.
 template <Format FORMAT, int ROWS, int VECTORS, int PLANES>
-void int_tile(const uint8_t* panel, const uint8_t* ahead, int first, const QuantisedRows& x, int row, float* out) {
+void int_tile(const uint8_t* panel, const uint8_t* ahead, int lines, int first, const QuantisedRows& x, int row, float* out) {
   constexpr bool kBytes = FORMAT == kQ8_0;
   constexpr int kHeader = FORMAT == kQ4_1 ? 128 : 64, kQuads = kBytes ? 8 : 4;
   using Weights = typename Choose<kBytes, Bytes8, Bytes4>::Type;
@@ -21,10 +21,7 @@ void int_tile(const uint8_t* panel, const uint8_t* ahead, int first, const Quant
   UNROLL for (int r = 0; r < ROWS; r++)
     UNROLL for (int v = 0; v < VECTORS; v++) sums[r][v] = zero();
   for (int64_t g = 0; g < x.groups; g++, panel += group_bytes(FORMAT), q += kGroup) {
-    if (ahead) {
-      for (int64_t i = 0; i < group_bytes(FORMAT); i += 64) __builtin_prefetch(ahead + i, 0, 3);
-      ahead += group_bytes(FORMAT);
-    }
+    for (int i = 0; i < lines; i++, ahead += 64) __builtin_prefetch(ahead, 0, 3);
     Whole whole[ROWS][PLANES][VECTORS];
     UNROLL for (int r = 0; r < ROWS; r++)
       UNROLL for (int p = 0; p < PLANES; p++)
@@ -72,7 +69,7 @@ void int_tile(const uint8_t* panel, const uint8_t* ahead, int first, const Quant
     UNROLL for (int v = 0; v < VECTORS; v++) store(out + r * kPanel + v * kLanes, sums[r][v]);
 }
 
-using IntTile = void (*)(const uint8_t*, const uint8_t*, int, const QuantisedRows&, int, float*);
+using IntTile = void (*)(const uint8_t*, const uint8_t*, int, int, const QuantisedRows&, int, float*);
 
 template <Format FORMAT>
 IntTile int_tile_of(int rows, int planes) {
@@ -94,23 +91,36 @@ IntTile int_tile_of(int rows, int planes) {
   return planes == 2 ? wide[rows - 1] : narrow[rows - 1];
 }
 
+// Several panels together are taken to where they belong row by row: rows a power of two apart would drive each other
+// out of the caches, panel by panel.
 void linear_int(const Matrix& w, const QuantisedRows& x, int rows, int64_t panel, int64_t panel_end, const Epilogue& e,
                 float* scratch) {
   float* sums = scratch + kSlab * kPanel;
   const int most = x.planes == 2 ? kWideTileRows : kIntTileRows, tiles = (rows + most - 1) / most;
-  for (; panel < panel_end; panel++) {
-    const uint8_t* data = w.data + panel * w.panel_bytes;  // the next panel is asked for while one tile computes
-    for (int first = 0; first < kPanel / kLanes; first += kIntTileVectors)
-      for (int t = 0, row = 0; t < tiles; t++) {
-        const int height = rows * (t + 1) / tiles - row;
-        const IntTile run = w.format == kQ8_0   ? int_tile_of<kQ8_0>(height, x.planes)
-                            : w.format == kQ4_0 ? int_tile_of<kQ4_0>(height, x.planes)
-                                                : int_tile_of<kQ4_1>(height, x.planes);
-        const bool last = t == tiles - 1 && first + kIntTileVectors >= kPanel / kLanes;
-        run(data, last && panel + 1 < w.panels ? data + w.panel_bytes : nullptr, first, x, row, sums + row * kPanel + first * kLanes);
-        row += height;
-      }
-    finish(e, sums, rows, panel);
+  const int turns = tiles * (kPanel / kLanes / kIntTileVectors), all = (int)(group_bytes(w.format) / 64);
+  const int64_t together = kRowBlock / rows;
+  for (; panel < panel_end; panel += together) {
+    const int64_t panels = panel_end - panel < together ? panel_end - panel : together;
+    for (int64_t p = 0; p < panels; p++) {
+      const uint8_t* data = w.data + (panel + p) * w.panel_bytes;
+      const uint8_t* ahead = data + w.panel_bytes;  // the next panel is asked for bit by bit, as all tiles go along
+      const int lines = panel + p + 1 < w.panels ? (all + turns - 1) / turns : 0;
+      for (int first = 0; first < kPanel / kLanes; first += kIntTileVectors)
+        for (int t = 0, row = 0; t < tiles; t++) {
+          const int height = rows * (t + 1) / tiles - row;
+          const IntTile run = w.format == kQ8_0   ? int_tile_of<kQ8_0>(height, x.planes)
+                              : w.format == kQ4_0 ? int_tile_of<kQ4_0>(height, x.planes)
+                                                  : int_tile_of<kQ4_1>(height, x.planes);
+          run(data, ahead, lines, first, x, row, sums + (p * rows + row) * kPanel + first * kLanes);
+          ahead += lines * 64 * x.groups;
+          row += height;
+        }
+    }
+    Epilogue here = e;
+    if (panels == 1) finish(e, sums, rows, panel);
+    else
+      for (int r = 0; r < rows; r++, here.y += e.ldy)
+        for (int64_t p = 0; p < panels; p++) finish(here, sums + (p * rows + r) * kPanel, 1, panel + p);
   }
 }
 

@@ -120,6 +120,13 @@ constexpr int64_t kv_head_bytes(Kv kv, int64_t padded_dim) {
   return padded_dim * kBlock * (kv == kKvF32 ? 4 : kv == kKvF16 ? 2 : 1) + (kv == kKvS8 ? kBlock * 4 : 0);
 }
 
+// Panels that make a task of a linear: several where there are few rows, or so many panels that each thread has many.
+inline int64_t panels_of_task(int64_t rows, int64_t panels, int threads) {
+  if (rows <= kDirectRowsMax) return kDirectPanelsMax;
+  const int64_t together = rows < kRowBlock ? kRowBlock / rows : 1;
+  return panels < 256 * threads ? 1 : together < 8 ? together : 8;
+}
+
 inline int64_t group_bytes(Format f) {
   return f == kQ8_0 ? 64 + 1024 : f == kQ4_0 ? 64 + 512 : 128 + 512;
 }

@@ -361,7 +361,7 @@ void Model::linear_of(int thread, const Matrix& w, const Rows& x, int64_t rows, 
 void Model::linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e) {
   int64_t blocks = (rows + kRowBlock - 1) / kRowBlock;
   if (w.panels * blocks < 4 * pool_.size()) blocks = std::max(blocks, std::min(rows / 16, 4 * pool_.size() / w.panels));
-  const int64_t step = rows <= kDirectRowsMax ? kDirectPanelsMax : 1, strips = (w.panels + step - 1) / step;
+  const int64_t step = panels_of_task(rows, w.panels, pool_.size()), strips = (w.panels + step - 1) / step;
   pool_.share(thread, strips * blocks, [&](int64_t i) {
     const int64_t block = i / strips, panel = i % strips * step, panel_end = std::min(panel + step, w.panels);
     const int64_t row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
