@@ -61,9 +61,15 @@ class Deployed:
         selector = f"slipway.dev/deployment={self.name}"
         return self.ns("get", "pods", "-l", selector, json=True)["items"]
 
+    def child(self, kind):
+        """Return the name of a child; of a kind that there is one of per revision, that of the newest."""
+        status = self.kube.get("llmdep", self.name, self.namespace).get("status") or {}
+        per_revision = kind in ("deployment", "controllerrevision")
+        return f"{self.name}-{status.get('revision')}" if per_revision else self.name
+
     def arguments(self):
-        deployment = self.kube.get("deployment", self.name, self.namespace)
-        return deployment["spec"]["template"]["spec"]["containers"][0]["args"]
+        deployment = self.kube.get("deployment", self.child("deployment"), self.namespace)
+        return deployment["spec"]["template"]["spec"]["containers"][0]["args"] if deployment else []
 
 
 @pytest.fixture
@@ -120,12 +126,16 @@ def test_the_operator_is_killed_in_the_middle_of_a_rollout(kube, operator, servi
     operator_up(kube, operator, wait_for)
     wait_for(
         "the newest arguments",
-        lambda: serving.arguments()[serving.arguments().index("--max-num-seqs") + 1] == "7",
+        lambda: value_of(serving.arguments(), "--max-num-seqs") == "7",
         60,
     )
     serving.wait()
     wait_for("one pod", lambda: len(serving.pods()) == 1, 90)
     assert serving.kube.get("llmdep", "chat", serving.namespace)["status"]["ready"] == "1/1"
+
+
+def value_of(arguments, flag):
+    return arguments[arguments.index(flag) + 1] if flag in arguments else None
 
 
 def test_the_api_server_is_restarted(kube, operator, serving, wait_for, cluster):
@@ -181,16 +191,17 @@ def test_the_service_is_edited_by_hand(kube, operator, namespace, wait_for, edit
     assert labels["slipway.dev/deployment"] == "chat"
 
 
-@pytest.mark.parametrize("kind", ["deployment", "service", "poddisruptionbudget"])
+@pytest.mark.parametrize("kind", ["deployment", "controllerrevision", "service", "poddisruptionbudget"])
 def test_a_child_is_deleted_by_hand(kube, operator, namespace, wait_for, kind):
     kube.apply(llm("chat", namespace, suspend=True))
     deployed = Deployed(kube, wait_for, "chat", namespace)
     deployed.wait("Suspended")
-    old = kube.get(kind, "chat", namespace)["metadata"]["uid"]
-    deployed.ns("delete", kind, "chat")
+    name = deployed.child(kind)
+    old = kube.get(kind, name, namespace)["metadata"]["uid"]
+    deployed.ns("delete", kind, name)
     wait_for(
         f"a new {kind}",
-        lambda: (kube.get(kind, "chat", namespace) or {"metadata": {"uid": old}})["metadata"]["uid"] != old,
+        lambda: (kube.get(kind, name, namespace) or {"metadata": {"uid": old}})["metadata"]["uid"] != old,
         60,
     )
     deployed.wait("Suspended")
@@ -204,7 +215,7 @@ def test_an_object_takes_its_children_with_it_and_its_name_can_be_used_again(
         kube.apply(llm("chat", namespace, suspend=True))
         deployed.wait("Suspended")
         deployed.ns("delete", "llmdep", "chat", "--wait")
-    kinds = "deployment,service,poddisruptionbudget"
+    kinds = "deployment,controllerrevision,service,poddisruptionbudget,networkpolicy"
     wait_for(
         "the children to go",
         lambda: not deployed.ns("get", kinds, "-l", "slipway.dev/deployment", json=True)["items"],
@@ -246,6 +257,48 @@ def test_a_second_operator_stands_by_and_takes_over(kube, operator, namespace, w
         kube("-n", operator, "scale", "deployment", "-l", OPERATOR, "--replicas=1")
         wait_for("one operator", lambda: len(operator_pods(kube, operator)) == 1, 120)
         operator_up(kube, operator, wait_for)
+
+
+def test_a_leader_that_is_killed_is_followed_within_20_s_and_writes_nothing_more(
+    kube, operator, namespace, wait_for, cluster
+):
+    """By the API server's audit log, which names the pod that each request came from."""
+    if cluster.audit_log is None:
+        pytest.skip(f"the provider {cluster.provider} keeps no audit log")
+    kube("-n", operator, "scale", "deployment", "-l", OPERATOR, "--replicas=2")
+    try:
+        wait_for("two operators", lambda: len(operator_pods(kube, operator)) == 2, 60)
+        operator_up(kube, operator, wait_for)
+        leader = holder(kube, operator)
+        for number in range(5):
+            kube.apply(llm(f"chat{number}", namespace, suspend=True))
+        started = time.monotonic()
+        kube("-n", operator, "delete", "pod", leader, "--force", "--grace-period=0")
+        wait_for("another leader", lambda: holder(kube, operator) not in ("", leader), 20, every=0.1)
+        took = time.monotonic() - started
+        for number in range(5):
+            Deployed(kube, wait_for, f"chat{number}", namespace).wait("Suspended", timeout=30)
+        assert took < 20
+        assert pods_that_write(cluster, operator, after_first_of=holder(kube, operator)) == {
+            holder(kube, operator)
+        }
+    finally:
+        kube("-n", operator, "scale", "deployment", "-l", OPERATOR, "--replicas=1")
+        wait_for("one operator", lambda: len(operator_pods(kube, operator)) == 1, 120)
+        operator_up(kube, operator, wait_for)
+
+
+def pods_that_write(cluster, operator, after_first_of):
+    """Return the operator's pods that wrote something but a Lease since a pod first did."""
+    account, pods = f"system:serviceaccount:{operator}:", []
+    for line in cluster.audit_log.read_text().splitlines():
+        if account not in line:
+            continue
+        event = json.loads(line)
+        writes = event["verb"] in ("create", "update", "patch", "delete")
+        if writes and (event.get("objectRef") or {}).get("resource") != "leases":
+            pods += (event["user"].get("extra") or {}).get("authentication.kubernetes.io/pod-name", [])
+    return set(pods[pods.index(after_first_of) :])
 
 
 def holder(kube, operator):
