@@ -20,6 +20,7 @@ from slipway_operator.intake import Intake
 from slipway_operator.kinds import WATCHED, Key, Kind
 from slipway_operator.kube import Kube, connect
 from slipway_operator.lease import Leadership
+from slipway_operator.measured import Measurements
 from slipway_operator.metrics import Metrics
 from slipway_operator.progress import ask
 from slipway_operator.reconcile import Reconciler
@@ -35,6 +36,7 @@ STUCK_SECONDS: Final = 400.0
 DRAIN_SECONDS: Final = 15.0
 
 CACHE_WORKERS: Final = 4
+MEASURE_WORKERS = 2
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +78,15 @@ class Leader:
         self._intake = Intake(store, self._queue, self._cache_queue, self._freshness, metrics)
         self._caches = Caches(store, api, self._intake.remember, ask, self._cache_queue.add, self._queue.add)
         self._relister = Relister(api, self._intake, settings.scopes, settings.relist_seconds)
-        self._reconciler = Reconciler(store, api, settings.installation, self._intake.remember, self._caches)
+        self._measurements = Measurements(self._queue.add)
+        self._reconciler = Reconciler(
+            store,
+            api,
+            settings.installation,
+            self._intake.remember,
+            self._caches,
+            measurements=self._measurements,
+        )
         health.require(self._freshness.dead)
         health.require(self._stuck)
         health.require(self._filling, alive=False)
@@ -105,6 +115,10 @@ class Leader:
                 )
                 for _ in range(CACHE_WORKERS)
             ]
+            workers += [
+                asyncio.create_task(self._measurements.run(), name="measuring")
+                for _ in range(MEASURE_WORKERS)
+            ]
             others.remove(filling)
             others.append(asyncio.create_task(self._relister.keep(), name="relist"))
             # The last: at its end kopf cancels what came after it.
@@ -120,6 +134,7 @@ class Leader:
         """Let running reconciles end, then everything else; the Lease is kept until then."""
         self._queue.close()
         self._cache_queue.close()
+        self._measurements.close()
         if workers:
             await asyncio.wait(workers, timeout=DRAIN_SECONDS)
         for task in [*workers, *others]:

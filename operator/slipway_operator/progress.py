@@ -23,19 +23,31 @@ MAX_BYTES = 1 << 50
 
 async def ask(pod: Object) -> Progress | None:
     """Return what a pod says of its download; None where it says nothing that can be read."""
+    answer = await answer_of(pod, PROGRESS_PORT, "/progress", MAX_ANSWER)
+    return None if answer is None else read(answer)
+
+
+async def answer_of(pod: Object, port: int, path: str, most: int) -> bytes | None:
+    """Return the first `most` bytes that one of our pods answers; None where it does not answer well."""
     host = _address((pod.get("status") or {}).get("podIP"))
     if host is None:
         return None
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
     try:
-        async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-            url = f"http://{host}:{PROGRESS_PORT}/progress"
-            async with session.get(url, allow_redirects=False) as answer:
-                if answer.status != 200:
-                    return None
-                return read(await answer.content.read(MAX_ANSWER))
+        async with (
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            session.get(f"http://{host}:{port}{path}", allow_redirects=False) as answer,
+        ):
+            return await _first(answer.content, most) if answer.status == 200 else None
     except (TimeoutError, aiohttp.ClientError, OSError):
         return None
+
+
+async def _first(content: aiohttp.StreamReader, most: int) -> bytes:
+    found = bytearray()
+    while len(found) < most and (chunk := await content.read(most - len(found))):
+        found += chunk
+    return bytes(found)
 
 
 def read(text: bytes) -> Progress | None:

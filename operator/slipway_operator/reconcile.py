@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Collection, Mapping, Sequence
 from typing import Protocol
 
+from slipway_api.v1alpha1 import MemoryStatus
 from slipway_operator.apply import Remember, Writer, apply_child, apply_status, delete_child
 from slipway_operator.explain.pods import PULL_SECRET_EVENT
 from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, LABEL_CACHE, Key, Object, key_of, uid_of
@@ -18,6 +19,7 @@ from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
 from slipway_operator.plan.cache import View, Wish
 from slipway_operator.problems import ApplyProblem, Result
 from slipway_operator.status import Observation, build_status, pull_failures
+from slipway_operator.status.measured import told_before, who_knows
 from slipway_operator.store import Store
 
 MAX_EXPLAINED_PODS = 3
@@ -46,6 +48,16 @@ class References(Protocol):
         """An object is gone."""
 
 
+class Measuring(Protocol):
+    """Who asks engines what they measured."""
+
+    def of(self, key: Key, revision: str, pod: Object | None) -> MemoryStatus | None:
+        """Return what a revision's engine measured; where that is unknown, `pod` is asked soon."""
+
+    def forget(self, key: Key) -> None:
+        """An object is gone."""
+
+
 class Reconciler:
     """Brings one LLMDeployment at a time nearer to what it asks for."""
 
@@ -57,8 +69,10 @@ class Reconciler:
         remember: Remember,
         caches: References,
         clock: Clock | None = None,
+        measurements: Measuring | None = None,
     ) -> None:
         self._store, self._api, self._installation = store, api, installation
+        self._measurements = measurements
         self._remember, self._caches, self._clock = remember, caches, clock or steady_clock()
 
     async def reconcile(self, key: Key) -> Result:
@@ -66,6 +80,8 @@ class Reconciler:
         world = observe(self._store, key, self._caches.views)
         if world is None:
             self._caches.forget(key)
+            if self._measurements is not None:
+                self._measurements.forget(key)
             return Result()
         now = self._clock()
         plan = make_plan(world, self._installation, now)
@@ -100,9 +116,18 @@ class Reconciler:
                 now=text_of(now),
                 problems=problems,
                 pull_events=await self._pull_events(world.pods),
+                measured=self._measured(world, plan),
             )
         )
         await apply_status(self._api, world.parent, status, self._remember)
+
+    def _measured(self, world: World, plan: Plan | Refusal) -> MemoryStatus | None:
+        if isinstance(plan, Refusal) or self._measurements is None:
+            return None
+        told = told_before(world.parent, plan.course.target)
+        if told is not None:
+            return told
+        return self._measurements.of(key_of(world.parent), plan.course.target, who_knows(world, plan))
 
     async def _pull_events(self, pods: Sequence[Object]) -> Mapping[str, Sequence[Object]]:
         """Ask for the events of failed image pulls; nothing else tells of a missing pull secret."""

@@ -8,7 +8,14 @@ from typing import Any
 
 from slipway_api import names
 from slipway_api.conditions import Reason
-from slipway_api.v1alpha1 import EffectiveValue, LLMDeploymentStatus, ModelStatus, PlanStatus, RevisionStatus
+from slipway_api.v1alpha1 import (
+    EffectiveValue,
+    LLMDeploymentStatus,
+    MemoryStatus,
+    ModelStatus,
+    PlanStatus,
+    RevisionStatus,
+)
 from slipway_operator.explain.denials import explain_denial
 from slipway_operator.explain.findings import Finding, clean, worst
 from slipway_operator.explain.pods import explain_pod, is_leaving, is_ready
@@ -32,6 +39,8 @@ class Observation:
     problems: Sequence[ApplyProblem] = ()
     pull_events: Mapping[str, Sequence[Object]] = field(default_factory=dict)
     """By pod name: what the kubelet says about a failed image pull."""
+    measured: MemoryStatus | None = None
+    """What the newest revision's engine measured of its memory."""
 
     @property
     def parent(self) -> Object:
@@ -80,16 +89,16 @@ def build_status(seen: Observation) -> dict[str, Any]:
         revisions=_revisions(pods),
         class_name=plan.class_name if plan else None,
         model=_model(plan.prepared) if plan else None,
-        plan=_planned(seen.plan),
+        plan=_planned(seen.plan, seen.measured),
         conditions=conditions_of(_verdict(seen, pods), seen.parent, seen.now),
     )
     return status.model_dump(by_alias=True, exclude_none=True)
 
 
-def _planned(plan: Plan | Refusal) -> PlanStatus | None:
+def _planned(plan: Plan | Refusal, measured: MemoryStatus | None) -> PlanStatus | None:
     if isinstance(plan, Refusal):
         return plan.sizing
-    return plan.sizing.status.model_copy(update={"effective": _effective(plan)})
+    return plan.sizing.status.model_copy(update={"effective": _effective(plan), "measured": measured})
 
 
 def _accelerator(plan: Plan) -> str:
