@@ -2,10 +2,10 @@
 
     python benchmarks/gpu/check.py [--device auto|cpu|cuda] [-o FILE]
 
-It needs torch >= 2.11 and transformers; no web framework, no network, no model files: small models with random
-weights are made on the spot, and every comparison is against this project's own float32 path on the CPU, which
-the test suite holds against transformers. It prints one JSON object and exits with 1 where anything differs.
-Without a GPU it says so, compares the CPU with itself (other chunks, other batches) and exits with 0.
+It needs torch >= 2.11 and transformers; no web framework, no network, no model files: small models with
+random weights are made on the spot. Every comparison is against this project's own float32 path on the CPU,
+which the test suite holds against transformers. It prints one JSON object and exits with 1 where anything
+differs. Without a GPU it says so, compares the CPU with itself (other chunks and batches) and exits with 0.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """True where the error is within what is allowed."""
         return self.error <= self.allowed
 
 
@@ -87,6 +88,7 @@ def make(name: str, directory: Path) -> Path:
 
 
 def settings(model: Path, device: str, dtype: str, **more: Any) -> EngineConfig:
+    """Return the configuration of a small engine on the torch path."""
     base: dict[str, Any] = {
         "device": device, "dtype": dtype, "cpu_backend": "torch", "block_size": BLOCK, "max_model_len": 128,
         "max_num_seqs": 4, "max_batch_tokens": 48, "kv_cache_bytes": 8 << 20,

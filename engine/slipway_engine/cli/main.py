@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from slipway_engine.cli import bench, eval, fetch, generate, inspect, serve
+from slipway_engine.cli import bench, eval, fetch, generate, inspect, plan, serve
 from slipway_engine.errors import EngineError
 from slipway_engine.logs import FORMATS, configure_logging
 from slipway_engine.termination import write_termination_log
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"slipway-engine {version('slipway')}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in (serve, generate, fetch, inspect, eval, bench):
+    for command in (serve, generate, plan, fetch, inspect, eval, bench):
         added = command.add(commands)
         logging_group = added.add_argument_group("logging")
         logging_group.add_argument(
