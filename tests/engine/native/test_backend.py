@@ -79,6 +79,14 @@ def test_int8_mostly_agrees(smollm2: Path) -> None:
     assert [row[0][0] for row in found] == [row[0][0] for row in expected]
 
 
+def test_int4_keeps_blocks_of_four_bits(smollm2: Path) -> None:
+    """So it says what the checkpoint's own mode says, which multiplies in the same way."""
+    core = EngineCore(config(smollm2, quantization="int4"))
+    own = EngineCore(config(smollm2))
+    assert core.ready.dtype == own.ready.dtype
+    assert generate(core, 8) == generate(own, 8)
+
+
 def test_plan_counts_what_is_packed(smollm2: Path) -> None:
     checkpoint = open_checkpoint(smollm2)
     chosen = backend.choose(config(smollm2), checkpoint, CPU, 2)

@@ -17,7 +17,7 @@ from slipway_engine.models.kv_cache import row_elements
 from slipway_engine.models.linear import plain
 from slipway_engine.models.quantised import Quantised
 from slipway_engine.native import library, weights
-from slipway_engine.native.library import Array, Kv, Pool
+from slipway_engine.native.library import Array, Format, Kv, Pool
 from slipway_engine.native.runner import NativeModel
 
 BLOCKS = 40
@@ -201,6 +201,19 @@ def test_rounded_weights_are_the_torch_decoders(
     result = run(model, tokens, [40])
     lost = np.abs(reference(made, tokens) - expected).mean()
     assert np.abs(result - expected).mean() < 0.05 * lost + 1e-5
+
+
+def test_rows_that_blocks_do_not_divide_stay_floats(checkpoint: Callable[..., Any], pool: Pool) -> None:
+    made = checkpoint(hidden_size=72)
+    model = native(made, pool, "portable", mode="int4")
+    layer = model.weights.layers[0]
+    assert layer.qkv.format is Format.F32
+    assert layer.down is not None
+    assert layer.down.format is Format.Q4_1
+    tokens = tokens_of(30)
+    expected = reference(made, tokens, rounding=Quantised("int4"))
+    lost = np.abs(reference(made, tokens) - expected).mean()
+    assert np.abs(run(model, tokens, [30]) - expected).mean() < 0.05 * lost
 
 
 @pytest.mark.parametrize("kind", ["F32", "BF16", "Q8_0", "Q4_0", "Q4_1"])
