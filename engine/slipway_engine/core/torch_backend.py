@@ -7,14 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from slipway_api.ledger import OTHER_PROCESS
 from slipway_engine.core import sampler
 from slipway_engine.core.backend import Memory, Progress
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.request import Request
 from slipway_engine.core.runner import Runner
 from slipway_engine.core.torch_models import TorchModel
-from slipway_engine.kv.plan import MemoryPlan, Needs
+from slipway_engine.kv.plan import BESIDES, GROWTH, MemoryPlan, Needs
 from slipway_engine.models.attention import SCORE_COPIES, SCORE_PAIRS, PagedAttention
 from slipway_engine.models.config import AttentionLayer
 from slipway_engine.models.context import GROUP_TOKENS
@@ -69,7 +68,7 @@ class TorchBackend:
             mask_itemsize=self._dtype.itemsize,
             score_pairs=SCORE_PAIRS,
             score_bytes_per_pair=4 * SCORE_COPIES * heads if capped else 0,
-            other_process=OTHER_PROCESS if self._device.type == "cpu" else 0,
+            other_process=BESIDES if self._device.type == "cpu" else GROWTH,
         )
 
     @torch.inference_mode()

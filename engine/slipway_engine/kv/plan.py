@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from slipway_api.ledger import MIB, Asked, Ledger, Needs, NotEnough, divide, mib
+from slipway_api.ledger import MIB, OTHER_PROCESS, Asked, Ledger, Needs, NotEnough, divide, mib
 from slipway_engine.errors import DoesNotFit
 
-__all__ = ["MIB", "Asked", "MemoryPlan", "Needs", "plan"]
+__all__ = ["BESIDES", "GROWTH", "MIB", "Asked", "MemoryPlan", "Needs", "plan"]
 
 MemoryPlan: TypeAlias = Ledger
+
+GROWTH = 64 * MIB
+"""What a core takes once it computes, beside what it allocates on purpose: threads' stacks, buffers of
+libraries at their first use, what allocators keep, requests and answers (measured: up to 30 MiB)."""
+
+BESIDES = OTHER_PROCESS + GROWTH
+"""What the limit of a CPU's engine must hold beside its core as it was when the plan was made."""
 
 
 def plan(needs: Needs, asked: Asked, limit: int, available: int) -> MemoryPlan:

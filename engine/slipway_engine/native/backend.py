@@ -18,7 +18,7 @@ from slipway_engine.core.backend import Memory, Progress
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.request import Request
 from slipway_engine.errors import InvalidArgument
-from slipway_engine.kv.plan import MemoryPlan, Needs
+from slipway_engine.kv.plan import BESIDES, MemoryPlan, Needs
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.models.config import DecoderConfig, RopeConfig
 from slipway_engine.native import library, weights
@@ -118,6 +118,7 @@ class NativeBackend:
             gather_tokens=0,
             max_position=config.max_position,
             mask_itemsize=0,
+            other_process=BESIDES,
         )
 
     def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> NativeRunner:
