@@ -4,6 +4,7 @@
 #include <exception>
 #include <string>
 
+#include "memory.h"
 #include "model.h"
 #include "pack.h"
 
@@ -12,7 +13,9 @@ using namespace slipway;
 struct slipway_pool : Pool {
   using Pool::Pool;
 };
-struct slipway_matrix : Matrix {};
+struct slipway_matrix : Matrix {
+  Piece memory;
+};
 struct slipway_model : Model {
   using Model::Model;
 };
@@ -72,14 +75,12 @@ slipway_matrix* pack_sources(Pool& pool, const slipway_source* sources, int coun
     rows += gated ? (sources[i].rows + kLanes - 1) / kLanes * kLanes : sources[i].rows;
   }
   require(!gated || sources[0].rows == sources[1].rows, "Gate and up projection must have the same rows.");
-  auto* matrix = new slipway_matrix{{format, rows, k, (rows + kPanel - 1) / kPanel, panel_bytes(format, k), nullptr}};
-  matrix->data = map_pages(matrix->panels * matrix->panel_bytes);
-  if (!matrix->data) {
-    delete matrix;
-    throw std::string("There is no memory for the packed weights.");
-  }
+  auto matrix = std::make_unique<slipway_matrix>();
+  static_cast<Matrix&>(*matrix) = {format, rows, k, (rows + kPanel - 1) / kPanel, panel_bytes(format, k), nullptr};
+  matrix->memory = take_memory(matrix->panels * matrix->panel_bytes);
+  matrix->data = matrix->memory.data;
   pack(pool, sources, count, gated, *matrix);
-  return matrix;
+  return matrix.release();
 }
 
 void check_config(const slipway_config& c) {
@@ -156,11 +157,7 @@ slipway_matrix* slipway_pack(slipway_pool* pool, const slipway_source* sources, 
 
 int64_t slipway_matrix_bytes(const slipway_matrix* matrix) { return matrix->panels * matrix->panel_bytes; }
 
-void slipway_matrix_destroy(slipway_matrix* matrix) {
-  if (!matrix) return;
-  unmap_pages(matrix->data, slipway_matrix_bytes(matrix));
-  delete matrix;
-}
+void slipway_matrix_destroy(slipway_matrix* matrix) { delete matrix; }
 
 int32_t slipway_linear(slipway_pool* pool, const char* isa, const slipway_matrix* matrix, const float* x, int64_t rows,
                        int32_t input_bytes, float* y) {

@@ -2,14 +2,9 @@
 
 #include <math.h>
 #include <string.h>
-#include <sys/mman.h>
 
 namespace slipway {
 namespace {
-
-constexpr int64_t kHugePage = 2 << 20;
-
-int64_t whole_pages(int64_t bytes) { return (bytes + kHugePage - 1) / kHugePage * kHugePage; }
 
 float element(Format format, const uint8_t* row, int64_t k) {
   uint32_t bits;
@@ -165,17 +160,6 @@ const uint8_t* source_row(const slipway_source* sources, int count, bool gated, 
 }
 
 }  // namespace
-
-uint8_t* map_pages(int64_t bytes) {
-  void* data = mmap(nullptr, whole_pages(bytes), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (data == MAP_FAILED) return nullptr;
-#ifdef MADV_HUGEPAGE
-  madvise(data, whole_pages(bytes), MADV_HUGEPAGE);
-#endif
-  return (uint8_t*)data;
-}
-
-void unmap_pages(uint8_t* data, int64_t bytes) { munmap(data, whole_pages(bytes)); }
 
 int64_t row_bytes(Format format, int64_t k) {
   switch (format) {

@@ -6,10 +6,6 @@
 
 namespace slipway {
 
-// Memory for weights: whole huge pages where the system has them. Zero at first.
-uint8_t* map_pages(int64_t bytes);
-void unmap_pages(uint8_t* data, int64_t bytes);
-
 int64_t row_bytes(Format format, int64_t k);
 
 // Fill `out`, whose format, n, k, panels and data are set.
