@@ -1,7 +1,7 @@
 """Nodes and kubelets that are not there: to test scheduling, and a thousand pods on a small machine.
 
-The Node objects, the pods and their scheduling are real; only the kubelet is played, as kwok does: it keeps the
-nodes ready, says of pods bound to them that they run and are ready, and lets deleted ones go.
+The Node objects, the pods and their scheduling are real; only the kubelet is played, as kwok does: it keeps
+the nodes ready, says of pods bound to them that they run and serve, and lets deleted ones go.
 
     python -m e2e.fake_nodes --nodes 2 --gpus 1 --prefix lab
 

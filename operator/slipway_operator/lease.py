@@ -104,7 +104,7 @@ class Leadership:
             async with asyncio.timeout(RENEW_DEADLINE / 2):
                 holder = await self._take()
         except (Retryable, Terminal, NotPermitted, TimeoutError) as error:
-            logger.warning("the Lease could not be read or written: %s", error, extra={"object": self._key})
+            logger.warning("the Lease could not be read or written: %r", error, extra={"object": self._key})
             return None
         if holder == self._identity:
             self._renewed = asked  # the time of asking: what happened since may already be past it

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from slipway_operator.explain.capacity import holders_of, wanted_resources
+from slipway_operator.explain.pods import condition_of
 from slipway_operator.kinds import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
@@ -16,6 +17,7 @@ from slipway_operator.kinds import (
     Key,
     Object,
     controller_of,
+    key_of,
     uid_of,
 )
 from slipway_operator.plan.cache import View
@@ -40,8 +42,27 @@ def observe(store: Store, key: Key, views: Mapping[Key, View]) -> World | None:
         jobs=store.owned(JOB, key),
         job_pods=[pod for pod in store.owned(POD, key) if not _of_a_replica_set(pod)],
         views=views,
+        ahead=_ahead(store, parent),
         holders=holders_of(scarce, key, store.all(POD)) if scarce else "",
     )
+
+
+def _ahead(store: Store, parent: Object) -> int:
+    """Return how many other objects of the same class roll, or are outdated too and come first by name."""
+    status = parent.get("status") or {}
+    if condition_of(parent, "UpToDate").get("status") != "False" or not status.get("className"):
+        return 0
+    return sum(
+        _rolls(other)
+        or (condition_of(other, "UpToDate").get("status") == "False" and key_of(other) < key_of(parent))
+        for other in store.all(PARENT)
+        if (other.get("status") or {}).get("className") == status["className"] and other is not parent
+    )
+
+
+def _rolls(obj: Object) -> bool:
+    """Return whether an object has pods of two revisions."""
+    return len((obj.get("status") or {}).get("revisions") or ()) > 1
 
 
 def _of_a_replica_set(pod: Object) -> bool:

@@ -88,7 +88,7 @@ class Reconciler:
         self._caches.refer(key, plan.prepared.wish if isinstance(plan, Plan) else None, _mounted(world))
         problems = await self._apply(world, plan)
         await self._tell(world, plan, problems, now)
-        again = plan.course.again if isinstance(plan, Plan) else None
+        again = plan.again if isinstance(plan, Plan) else None
         return Result(problems, None if again is None else max(again, SOONEST))
 
     async def _apply(self, world: World, plan: Plan | Refusal) -> list[ApplyProblem]:

@@ -24,6 +24,7 @@ from slipway_operator.plan.render import owner_reference, render_deployment, ren
 from slipway_operator.plan.revision import LABEL_REVISION, Rendering, render_revision
 from slipway_operator.plan.sizing import Sizing, doubted, engine_of, size, unread
 from slipway_operator.plan.support import unsupported_field
+from slipway_operator.plan.upgrade import Permission, permission
 from slipway_operator.plan.world import World
 
 MAX_PROBLEMS = 3
@@ -56,6 +57,14 @@ class Plan:
     class_name: str | None = None
     held: Finding | None = None
     """What new pods wait for, where some are wanted that cannot be made yet."""
+    upgrade: Permission = field(default_factory=Permission)
+    """Whether an upgrade may replace pods, and what it waits for."""
+
+    @property
+    def again(self) -> float | None:
+        """Return after how many seconds to look again though nothing happens."""
+        upgrade = self.upgrade.again if self.history.outdated else None
+        return min((time for time in (self.course.again, upgrade) if time is not None), default=None)
 
     @property
     def replicas(self) -> int:
@@ -107,7 +116,8 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
     sizing = size(spec, engine_of(values), facts, unread(values), installation.catalogue)
     noted = tuple(value.model_dump(by_alias=True, exclude_none=True) for value in values.values)
     rendering = Rendering(render_pod(key_of(parent).name, spec, values), noted)
-    history = recall(world, rendering, automatic=_automatic(spec))
+    upgrade = permission(spec, found.offer, world, now)
+    history = recall(world, rendering, automatic=upgrade.granted)
     if sizing.refusal is not None:
         if not _proven(world, history):
             return Refusal(Reason.DOES_NOT_FIT, sizing.refusal, sizing.status, prepared.children)
@@ -126,6 +136,7 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
         surplus=[*_surplus(world, course), *prepared.surplus],
         history=course.history,
         course=course,
+        upgrade=upgrade,
         sizing=sizing,
         prepared=prepared,
         class_name=found.name,
@@ -138,10 +149,6 @@ def _proven(world: World, history: History) -> bool:
     name = history.desired.name
     serving = (pod for pod in world.pods if (pod["metadata"].get("labels") or {}).get(LABEL_REVISION) == name)
     return history.desired.good or any(is_ready(pod) for pod in serving)
-
-
-def _automatic(spec: LLMDeploymentSpec) -> bool:
-    return spec.rollout is not None and spec.rollout.upgrade_policy == "Automatic"
 
 
 def _children(

@@ -23,6 +23,7 @@ class World:
         jobs: the Jobs that inspect its model.
         job_pods: their pods.
         views: how the model caches stand, by key.
+        ahead: how many other objects of its class roll now, or are to be upgraded before it.
         holders: who holds accelerators like those that its pods wait for, as words for people.
     """
 
@@ -35,4 +36,5 @@ class World:
     jobs: Sequence[Object] = ()
     job_pods: Sequence[Object] = ()
     views: Mapping[Key, View] = field(default_factory=dict)
+    ahead: int = 0
     holders: str = ""

@@ -48,8 +48,11 @@ def upgrade(plan: Plan) -> str:
     what = "; ".join(stale[:MOST_SHOWN]) or "the pod template is another one"
     if len(stale) > MOST_SHOWN:
         what += f"; and {len(stale) - MOST_SHOWN} more"
-    return (
-        f"The pods are older than this operator, or than the class: {clean(what)}. They stay as they are "
-        f"until the object changes; rollout.upgradePolicy: Automatic, or another rollout.restartToken, "
-        f"replaces them."
+    until = (
+        f"until the upgrade may begin: {plan.upgrade.why}; another rollout.restartToken replaces them at once"
+        if plan.upgrade.why
+        else "until the object changes; rollout.upgradePolicy: Automatic, or another rollout.restartToken, "
+        "replaces them"
     )
+    age = "The pods are older than this operator, or than the class"
+    return f"{age}: {clean(what)}. They stay as they are {until}."
