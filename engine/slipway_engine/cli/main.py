@@ -31,6 +31,7 @@ examples:
   slipway-engine generate ./model.gguf --prompt "The capital of France is" --max-tokens 16
   slipway-engine fetch hf://HuggingFaceTB/SmolLM2-135M-Instruct --to ./smollm2
   slipway-engine inspect hf://HuggingFaceTB/SmolLM2-135M-Instruct      # its facts, without its weights
+  slipway-engine plan hf://Qwen/Qwen3-8B --device nvidia-l4-24gb       # does it fit, and for how many
   slipway-engine eval ./model.gguf --quantization int8     # what a mode costs in quality
   slipway-engine bench --url http://127.0.0.1:8000 --requests 32 --concurrency 8
 

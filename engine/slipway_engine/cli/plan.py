@@ -21,6 +21,7 @@ from slipway_engine.kv.plan import refusal
 from slipway_engine.planning import Outcome, Target, outcome, shape_of, target_of, ways_out
 from slipway_engine.sources.fetch import Fetch, is_remote
 from slipway_engine.sources.inspect import inspect
+from slipway_engine.sources.trust import trust_bundle
 
 _ABOUT = """\
 Divide a device's memory into process, weights, workspace and KV cache, as the engine does when it starts.
@@ -111,7 +112,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _facts(arguments: argparse.Namespace) -> ModelFacts:
-    options = Fetch(arguments.revision, os.environ.get("HF_TOKEN") or None, allow_http=arguments.allow_http)
+    trust_bundle()
+    options = Fetch(
+        arguments.revision,
+        os.environ.get("HF_TOKEN") or None,
+        token_for_https=True,
+        allow_http=arguments.allow_http,
+    )
     try:
         return inspect(arguments.model, options).facts
     except FactsError as error:
