@@ -21,9 +21,10 @@ from starlette.types import Receive, Scope, Send
 from slipway_engine.errors import RequestError
 from slipway_engine.server.body import read_body
 from slipway_engine.server.formats import event
-from slipway_engine.server.generation import Generation, Job, Prompt
+from slipway_engine.server.generation import Generation
+from slipway_engine.server.job import Job, Prompt
+from slipway_engine.server.parsing import parse
 from slipway_engine.server.problems import error_body, error_response
-from slipway_engine.server.protocol import parse
 from slipway_engine.server.service import Service
 from slipway_engine.server.tracing import RequestSpan
 

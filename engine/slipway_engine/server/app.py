@@ -18,6 +18,7 @@ from slipway_engine.server.body import read_body
 from slipway_engine.server.embedding_answer import EmbeddingAnswer
 from slipway_engine.server.kinds import CHAT, COMPLETION, chat_prompt
 from slipway_engine.server.metrics import CONTENT_TYPE
+from slipway_engine.server.parsing import RequestT, parse
 from slipway_engine.server.problems import on_http_exception, on_request_error, on_unexpected
 from slipway_engine.server.protocol import (
     ChatRequest,
@@ -25,9 +26,7 @@ from slipway_engine.server.protocol import (
     DetokenizeRequest,
     EmbeddingRequest,
     ProfileRequest,
-    RequestT,
     TokenizeRequest,
-    parse,
 )
 from slipway_engine.server.service import Phase, Service
 from slipway_engine.server.text_answer import TextAnswer

@@ -11,7 +11,7 @@ from typing import Any
 
 from slipway_engine.core.messages import TokenLogprob
 from slipway_engine.server.formats import Choice, Chunks, Head, body, scored_prompt, stop_reason
-from slipway_engine.server.generation import Delta, Usage
+from slipway_engine.server.job import Delta, Usage
 from slipway_engine.server.reader import AnswerReader, Part
 from slipway_engine.server.reasoning import Reasoning
 from slipway_engine.server.tools.events import Arguments, CallBegan, Content

@@ -8,7 +8,7 @@ from typing import Any
 
 from slipway_engine.core.messages import TokenLogprob
 from slipway_engine.server.formats import Choice, Chunks, Head, body, scored_prompt, stop_reason
-from slipway_engine.server.generation import Delta, Prompt, Usage
+from slipway_engine.server.job import Delta, Prompt, Usage
 from slipway_engine.tokenizer.tokenizer import Tokenizer
 
 

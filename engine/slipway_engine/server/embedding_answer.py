@@ -14,7 +14,7 @@ from starlette.types import Send
 
 from slipway_engine.sampling import SamplingParams
 from slipway_engine.server.answer import Answer
-from slipway_engine.server.generation import Job
+from slipway_engine.server.job import Job
 from slipway_engine.server.kinds import read_prompts
 from slipway_engine.server.protocol import EmbeddingRequest
 from slipway_engine.tokenizer.detokenize import ByteDetokenizer, TextStream

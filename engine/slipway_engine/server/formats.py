@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from slipway_engine.core.messages import TokenLogprob
-from slipway_engine.server.generation import Delta, Usage
+from slipway_engine.server.job import Delta, Usage
 from slipway_engine.tokenizer.tokenizer import Tokenizer
 
 DONE = b"data: [DONE]\n\n"

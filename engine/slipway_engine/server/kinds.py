@@ -10,7 +10,7 @@ from slipway_engine.server import reasoning
 from slipway_engine.server.chat_format import ChatFormat
 from slipway_engine.server.completion_format import CompletionFormat
 from slipway_engine.server.formats import Format, Head
-from slipway_engine.server.generation import Prompt
+from slipway_engine.server.job import Prompt
 from slipway_engine.server.messages import Tool, messages_for_template, speaks_of_tools, tools_for_template
 from slipway_engine.server.protocol import ChatRequest, CompletionRequest, TokenizeRequest
 from slipway_engine.server.reader import AnswerReader

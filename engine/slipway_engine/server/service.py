@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,15 +14,13 @@ from slipway_engine.config import EngineConfig
 from slipway_engine.core.messages import Pooling, Ready
 from slipway_engine.errors import EngineError, RequestError
 from slipway_engine.process.client import CoreClient, CoreCommand, CoreFailed, CoreState, Health
-from slipway_engine.sampling import SamplingParams
 from slipway_engine.server.defaults import sampling_defaults
-from slipway_engine.server.generation import Generation, Job, Prompt
+from slipway_engine.server.generation import Generation
+from slipway_engine.server.job import Job, Prompt
 from slipway_engine.server.metrics import Metrics
-from slipway_engine.server.protocol import ChatRequest, CompletionRequest
 from slipway_engine.server.settings import ServerSettings
 from slipway_engine.server.templates import Templates
 from slipway_engine.server.tracing import open_tracer
-from slipway_engine.tokenizer.detokenize import StopAutomaton, TextStream
 from slipway_engine.tokenizer.load import load_tokenizer
 from slipway_engine.tokenizer.tokenizer import Tokenizer
 
@@ -196,51 +193,6 @@ class Service:
             return prompt.text
         return self.model.tokenizer.decode(prompt.token_ids, skip_special_tokens=False)
 
-    def job(
-        self,
-        kind: str,
-        request: CompletionRequest | ChatRequest,
-        prompts: Sequence[Prompt],
-        arrival: float,
-        *,
-        deadline: float | None = None,
-        shown: Sequence[str] = (),
-    ) -> Job:
-        """Return what the core has to do for a request. `shown`: special tokens to keep in the text.
-
-        Raises RequestError.
-        """
-        model = self.model
-        tokens = self._max_tokens(request, max(len(prompt.token_ids) for prompt in prompts))
-        sampling = request.sampling(tokens, model.ready.vocab_size, model.defaults)
-        self._check_count(len(prompts), sampling)
-        stops = request.stops()
-        automaton = StopAutomaton(stops) if stops else None
-
-        def new_text(prompt: Prompt) -> TextStream:
-            return TextStream(
-                model.tokenizer.detokenizer(
-                    skip_special_tokens=request.skip_special_tokens is not False,
-                    shown=shown,
-                    after=prompt.token_ids,
-                ),
-                automaton,
-                keep_stop=bool(request.include_stop_str_in_output),
-                ignore_stops_for=sampling.min_tokens,
-            )
-
-        return Job(
-            f"{kind}-{uuid.uuid4().hex}",
-            prompts,
-            sampling,
-            new_text,
-            arrival,
-            request.priority or 0,
-            request.cache_salt or "",
-            request.wanted_prompt_logprobs(),
-            deadline,
-        )
-
     @contextmanager
     def run(self, job: Job) -> Iterator[Generation]:
         """Keep a generation in the books while it runs."""
@@ -268,33 +220,6 @@ class Service:
             raise _too_long(str(len(prompt)), ready.max_model_len, param)
         if min(prompt) < 0 or max(prompt) >= ready.vocab_size:
             raise RequestError(f"{param} has token ids outside 0 to {ready.vocab_size - 1}.", param=param)
-
-    def _max_tokens(self, request: CompletionRequest | ChatRequest, prompt: int) -> int:
-        limit = self.model.ready.max_model_len
-        wanted, param = request.max_tokens, "max_tokens"
-        if isinstance(request, ChatRequest):
-            if request.max_completion_tokens is not None:
-                wanted, param = request.max_completion_tokens, "max_completion_tokens"
-            wanted = wanted if wanted is not None else limit - prompt
-        wanted = wanted if wanted is not None else min(16, limit - prompt)
-        if prompt + wanted > limit:
-            raise RequestError(
-                f"The prompt's {prompt} tokens and {param} {wanted} exceed the model's limit of {limit}; "
-                f"shorten the prompt or lower {param} to {limit - prompt}.",
-                param=param,
-                code="context_length_exceeded",
-            )
-        return wanted
-
-    def _check_count(self, prompts: int, sampling: SamplingParams) -> None:
-        sequences, limit = prompts * sampling.sequences, self.settings.max_sequences
-        if sequences > limit:
-            raise RequestError(
-                f"n x prompts is {sequences} sequences (best_of and beams count); at most {limit} may be.",
-                param="n",
-            )
-        if sampling.max_tokens == 0 and sampling.sequences > 1:
-            raise RequestError("max_tokens is 0, so there is one answer at most; leave n out.", param="n")
 
 
 def _draining(sentence: str) -> RequestError:

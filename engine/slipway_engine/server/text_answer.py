@@ -14,7 +14,9 @@ from starlette.types import Send
 from slipway_engine.errors import RequestError
 from slipway_engine.server.answer import Answer
 from slipway_engine.server.formats import DONE, Choice, Format, Head
-from slipway_engine.server.generation import Delta, Generation, Prompt
+from slipway_engine.server.generation import Generation
+from slipway_engine.server.job import Delta, Prompt
+from slipway_engine.server.jobs import new_job
 from slipway_engine.server.protocol import ChatRequest, CompletionRequest
 from slipway_engine.server.service import Service
 
@@ -56,8 +58,14 @@ class TextAnswer(Answer, Generic[RequestT]):
         deadline = self._deadline(request, asked.timeout)
         service.check_generates()
         plan = await self._kind.plan(service, asked)
-        job = service.job(
-            self._kind.prefix, asked, plan.prompts, self._arrival, deadline=deadline, shown=plan.shown
+        job = new_job(
+            service,
+            self._kind.prefix,
+            asked,
+            plan.prompts,
+            self._arrival,
+            deadline=deadline,
+            shown=plan.shown,
         )
         form = plan.new_format(
             Head(job.request_id, int(time.time()), asked.model or service.settings.served_names[0])

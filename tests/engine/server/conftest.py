@@ -54,7 +54,7 @@ class Server:
         lines = [json.loads(line) for line in self.log().splitlines() if line.startswith("{")]
         return [line for line in lines if line["message"] == "request"]
 
-    def wait(self, path="/ready", status=200, seconds=60):
+    def wait(self, path="/ready", status=200, seconds=150):
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -62,7 +62,8 @@ class Server:
                     return self
             except httpx.TransportError:
                 pass
-            assert time.monotonic() < deadline, f"{path} never answered {status}:\n{self.log()}"
+            patient = time.monotonic() < deadline and self.process.poll() is None
+            assert patient, f"{path} never answered {status}:\n{self.log()}"
             time.sleep(0.02)
 
     def complete(self, **fields):

@@ -6,7 +6,8 @@ import pytest
 
 from slipway_engine.errors import InvalidArgument, ModelCorrupt
 from slipway_engine.server.defaults import sampling_defaults
-from slipway_engine.server.protocol import CompletionRequest, parse
+from slipway_engine.server.parsing import parse
+from slipway_engine.server.protocol import CompletionRequest
 
 GIVEN = {"temperature": 0.6, "top_k": 20, "top_p": 0.95, "repetition_penalty": 1.05}
 

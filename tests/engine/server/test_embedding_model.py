@@ -53,7 +53,7 @@ def served(directory, start_process):
         "embedder",
     ]
     argv += ["--kv-cache-memory-bytes", str(4 << 20), "--max-num-seqs", "4", "--dtype", "float32"]
-    return start_process(argv).wait(seconds=120)
+    return start_process(argv).wait()
 
 
 def expected(directory, text):
