@@ -105,6 +105,7 @@ Engine = tuple[Rows, str, int]
 ENGINES: dict[str, Callable[[Path, int, int], Engine]] = {
     "reference": lambda *given: slipway(*given, reference=True),
     "slipway": _ours(),
+    "slipway-kv32": _ours(kv_cache_dtype="float32"),
     "slipway-float32": _ours(quantization="none"),
     "slipway-float32-kv32": _ours(quantization="none", kv_cache_dtype="float32"),
     "slipway-int8": _ours(quantization="int8"),

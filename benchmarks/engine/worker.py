@@ -249,6 +249,7 @@ def _ours(**settings: Any) -> Callable[[Path, int], tuple[Engine, str]]:
 ENGINES: dict[str, Callable[[Path, int], tuple[Engine, str]]] = {
     "slipway-torch": _ours(cpu_backend="torch"),
     "slipway": _ours(),
+    "slipway-kv32": _ours(kv_cache_dtype="float32"),
     "slipway-uncached": _ours(prefix_caching=False),
     "slipway-float32": _ours(quantization="none"),
     "slipway-float32-kv32": _ours(quantization="none", kv_cache_dtype="float32"),

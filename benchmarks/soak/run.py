@@ -108,7 +108,7 @@ class Soak:
         self._report.offered = rate = overload * self._report.capacity
         end, tasks = time.monotonic() + seconds, set[asyncio.Task[None]]()
         due = time.monotonic()
-        while due < end:
+        while max(due, time.monotonic()) < end:
             due += self._draw.expovariate(rate)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             task = asyncio.create_task(self._one(session, next(self._mix)))
