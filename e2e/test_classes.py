@@ -54,7 +54,7 @@ def told(kube, namespace, wait_for):
 
         seen = []
         try:
-            return wait_for(f"reason {reason}", probe, 60)
+            return wait_for(f"reason {reason}", probe, 120)
         except AssertionError as error:
             raise AssertionError(f"{error}; told instead: {list(dict.fromkeys(seen))}") from None
 

@@ -145,7 +145,7 @@ def volume(kube, cluster, namespace):
 
 
 @pytest.fixture
-def apply(kube, namespace, llm_class):
+def apply(kube, images, namespace, llm_class):
     def apply(name, repository, *, cache=None, token=None, **spec):
         credentials = {"credentials": {"secretName": token}} if token else {}
         model = {"source": f"hf://{repository}", **credentials, **({"cache": cache} if cache else {})}
@@ -157,6 +157,7 @@ def apply(kube, namespace, llm_class):
                 "spec": {
                     "className": llm_class,
                     "model": model,
+                    "engine": {"image": images["engine"]["ref"]},
                     "rollout": {"drainSeconds": 0, "maxSurge": 0},
                     "podTemplate": {"resources": RESOURCES},
                     **spec,

@@ -170,3 +170,22 @@ def test_what_runs_goes_on_while_another_model_is_looked_at(recorded):
 @pytest.mark.parametrize("more", [{"suspend": True}, {"model": {"source": "file:///m.gguf"}}])
 def test_nobody_looks_at_a_parked_object_or_into_the_engines_image(recorded, more):
     assert plan_of(recorded, recorded.parent(**{"model": MODEL, **more})).of_kind(JOB) == []
+
+
+def test_a_parked_object_is_planned_with_its_commit_once_it_is_woken(recorded):
+    parked = plan_of(recorded, recorded.parent(model=MODEL, suspend=True))
+    assert parked.held is None
+    assert parked.of_kind(DEPLOYMENT) == parked.of_kind(CONTROLLER_REVISION) == parked.of_kind(JOB) == []
+    awake = plan_of(recorded, recorded.parent(model=MODEL))
+    assert awake.of_kind(JOB), "no revision of the unresolved name was kept"
+
+
+def test_without_an_operator_pods_fetch_for_themselves(recorded):
+    plan = plan_of(recorded, recorded.parent(model={**MODEL, "cache": {"mode": "Shared"}}), alone=True)
+    assert plan.of_kind(JOB) == []
+    (deployment,) = plan.of_kind(DEPLOYMENT)
+    assert deployment["spec"]["template"]["spec"]["initContainers"][0]["args"][3] == "v1"
+    looked = plan_of(recorded, recorded.parent(model=MODEL), alone=True, known=recorded.inspection)
+    assert (
+        looked.of_kind(DEPLOYMENT)[0]["spec"]["template"]["spec"]["initContainers"][0]["args"][3] == "c" * 40
+    )

@@ -46,16 +46,19 @@ class Prepared:
 def prepare(world: World, found: Classed, values: Effective) -> Prepared:
     """Return how far everything is that new pods need. Raises Refused."""
     spec = found.spec
-    if not wanted(values) or spec.suspend:
+    if not wanted(values):
         return Prepared(values)
+    if world.alone:
+        return Prepared(replace(values, commit=world.known.commit) if world.known else values, world.known)
     owner = owner_reference(world.parent)
     inspected = inspect(world.parent, spec, values, world.revisions, world.jobs, world.job_pods, owner)
     old = outdated_facts(world.parent, asked(spec, values), world.revisions)
     surplus = [(CONTROLLER_REVISION, obj) for obj in old]
-    if inspected.known is None:
+    known = world.known or inspected.known
+    if known is None:
         gate = inspected.finding if _gated(values) else None
-        return Prepared(values, gate=gate, children=inspected.children, surplus=surplus)
-    known = inspected.known
+        children = () if spec.suspend else inspected.children  # a parked object asks nobody
+        return Prepared(values, gate=gate, children=children, surplus=surplus)
     values = replace(values, commit=known.commit)
     if not _shared(values):
         return Prepared(values, known, children=inspected.children, surplus=surplus)
@@ -65,7 +68,7 @@ def prepare(world: World, found: Classed, values: Effective) -> Prepared:
     return Prepared(
         values=replace(values, claim=wished.key.name),
         known=known,
-        wish=wished,
+        wish=None if spec.suspend else wished,
         progress=view.progress,
         gate=None if view.filled else view.finding or fetching(wished),
         children=inspected.children,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from slipway_api.inspection import Inspection
 from slipway_operator.kinds import Key, Kind, Object
 from slipway_operator.plan.cache import View
 
@@ -24,6 +25,8 @@ class World:
         job_pods: their pods.
         views: how the model caches stand, by key.
         ahead: how many other objects of its class roll now, or are to be upgraded before it.
+        known: what its model is, where somebody has looked already.
+        alone: whether there will be no operator: pods fetch for themselves then.
         holders: who holds accelerators like those that its pods wait for, as words for people.
     """
 
@@ -37,4 +40,6 @@ class World:
     job_pods: Sequence[Object] = ()
     views: Mapping[Key, View] = field(default_factory=dict)
     ahead: int = 0
+    known: Inspection | None = None
+    alone: bool = False
     holders: str = ""

@@ -14,7 +14,7 @@ Exit status 0 where every object can be planned, 3 where one cannot.
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Final
 
 from rich.text import Text
@@ -106,6 +106,7 @@ def _preview(
     world = World(parent)
     if not options.offline:
         world = world_of(Kubectl(key_of(parent).namespace, cluster.options), parent)
+    world = replace(world, known=inspection)
     return preview(world, installation, inspection.facts if inspection else None, f"No figures: {unknown}.")
 
 

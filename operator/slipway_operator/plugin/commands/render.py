@@ -46,7 +46,7 @@ def run(options: Namespace, cluster: Kubectl) -> int:
 def render(document: documents.Document, installation: Installation, namespace: str | None) -> list[Object]:
     """Return the objects of one LLMDeployment. Raises UsageError with the sentence of a refusal."""
     parent = fresh(document, namespace)
-    plan = make_plan(World(parent), installation, time.time())
+    plan = make_plan(World(parent, alone=True), installation, time.time())
     if isinstance(plan, Refusal):
         raise UsageError(f"{document.place}: {plan.message}.")
     bare = [_plain(kind, body, plan) for kind, body in plan.children if kind is not CONTROLLER_REVISION]
