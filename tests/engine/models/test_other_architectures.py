@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -267,6 +268,23 @@ def test_a_configuration_that_is_not_the_models(
     with pytest.raises(EngineError, match=sentence) as refused:
         _load(tmp_path)
     assert refused.value.reason in ("ModelUnsupported", "ModelCorrupt")
+
+
+@pytest.mark.filterwarnings("ignore")  # torch and transformers warn of odd values, which is their right
+def test_mutations_of_a_configuration_end_in_a_named_error_or_a_model(tmp_path: Path) -> None:
+    _save("olmo", {}, tmp_path)
+    path, numbers = tmp_path / "config.json", random.Random(1)
+    whole = json.loads(path.read_text())
+    odd = [0, -1, 7, 10**6, 10**30, -1.5, float("nan"), "x", "", [], [1], {"a": 1}, None, True, [["a"]],
+           {"rope_type": "yarn", "factor": -1}]  # fmt: skip
+    refused = 0
+    for _ in range(80):
+        path.write_text(json.dumps({**whole, numbers.choice(sorted(whole)): numbers.choice(odd)}))
+        try:
+            _load(tmp_path)
+        except EngineError:
+            refused += 1
+    assert 20 < refused < 80
 
 
 def test_code_of_the_directory_is_never_run(tmp_path: Path) -> None:
