@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import isfinite, log
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -40,16 +40,43 @@ class Sampled:
     logprob: TokenLogprob | None
 
 
-def sample(logits: torch.Tensor, requests: Sequence[Request]) -> list[Sampled]:
+class Draw(Protocol):
+    """A way to draw from the truncated softmax of some rows."""
+
+    def __call__(
+        self,
+        logits: torch.Tensor,
+        rows: Sequence[int],
+        likeliest: Sequence[int],
+        requests: Sequence[Request],
+        /,
+    ) -> list[int]:
+        """Return a token for each of `rows`, whose requests are `requests` and largest logits `likeliest`."""
+
+
+def draw(
+    logits: torch.Tensor, rows: Sequence[int], likeliest: Sequence[int], requests: Sequence[Request]
+) -> list[int]:
+    """Draw in torch, on any device: the reference."""
+    picked = logits if len(rows) == len(logits) else logits[rows]
+    tokens: list[int] = _draw(picked, requests).tolist()
+    return tokens
+
+
+def sample(logits: torch.Tensor, requests: Sequence[Request], draw: Draw = draw) -> list[Sampled]:
     """Choose the next token of each row of `logits` [rows, vocabulary] (float32, overwritten)."""
     wanted = _rows(requests, _wants_logprob)
     raw = torch.log_softmax(logits[wanted], dim=1) if wanted else None
     edit(logits, requests)
     best, chosen = _best(logits)
-    drawn = _rows(requests, lambda request: request.sampling.temperature >= GREEDY_BELOW)
+    drawn = [
+        row
+        for row, request in enumerate(requests)
+        if request.sampling.temperature >= GREEDY_BELOW and isfinite(best[row])
+    ]
     if drawn:
-        picked = logits if len(drawn) == len(requests) else logits[drawn]
-        for row, token in zip(drawn, _draw(picked, [requests[row] for row in drawn]).tolist(), strict=True):
+        asked = [requests[row] for row in drawn]
+        for row, token in zip(drawn, draw(logits, drawn, [chosen[row] for row in drawn], asked), strict=True):
             chosen[row] = token
     tokens = [token if isfinite(value) else None for token, value in zip(chosen, best, strict=True)]
     logprobs = _logprobs(raw, wanted, tokens, requests) if raw is not None else {}

@@ -21,7 +21,7 @@ from slipway_engine.errors import InvalidArgument
 from slipway_engine.kv.plan import BESIDES, MemoryPlan, Needs
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.models.config import DecoderConfig, RopeConfig
-from slipway_engine.native import library, weights
+from slipway_engine.native import library, sampling, weights
 from slipway_engine.native.library import BLOCK, PANEL, Format, Kv
 from slipway_engine.native.runner import NativeModel, NativeRunner, kv_head_bytes, model_config
 
@@ -85,6 +85,7 @@ class NativeBackend:
         self._mode = mode
         self._kv = kv
         self._max_num_seqs = max_num_seqs
+        self._pool: library.Pool | None = None
 
     @property
     def dtype(self) -> str:
@@ -124,7 +125,7 @@ class NativeBackend:
     def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> NativeRunner:
         """Read and pack the weights, and allocate the cache."""
         assert block_size == BLOCK
-        pool = library.Pool(self._threads)
+        self._pool = pool = library.Pool(self._threads)
         packed = weights.load(self._checkpoint, pool, self._mode, progress)
         model = NativeModel(
             packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._kv, memory.max_model_len
@@ -133,7 +134,8 @@ class NativeBackend:
 
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
         """Choose the next token of each row."""
-        return sampler.sample(logits, requests)
+        assert self._pool is not None, "sampling before loading"
+        return sampling.sample(self._pool, logits, requests)
 
 
 def choose(

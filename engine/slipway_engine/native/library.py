@@ -136,6 +136,10 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "slipway_context_bytes": (c.c_int64, [c.POINTER(ModelConfig), c.c_int32]),
     "slipway_kv_head_bytes": (c.c_int64, [c.POINTER(ModelConfig)]),
     "slipway_workspace_bytes": (c.c_int64, [c.POINTER(ModelConfig), c.c_int32, c.c_int64]),
+    "slipway_sample": (
+        c.c_int32,
+        [c.c_void_p, c.c_void_p, c.c_int64, c.c_int64, c.c_void_p, c.c_int32, c.c_void_p],
+    ),
     "slipway_measure_flops": (c.c_double, [c.c_void_p, c.c_char_p]),
     "slipway_measure_integers": (c.c_double, [c.c_void_p, c.c_char_p]),
     "slipway_measure_reads": (c.c_double, [c.c_void_p, c.c_char_p, c.c_void_p, c.c_int64]),

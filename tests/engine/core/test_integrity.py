@@ -129,8 +129,8 @@ def test_each_request_gets_to_the_bit_what_it_gets_alone(drive: Drive, model: Pa
         driver.core.check()
     driver.core.check_idle()
     stats = driver.core.stats()
-    assert stats.num_preemptions > 20
-    assert stats.prefix_cache_hits > 100
+    assert stats.num_preemptions > len(requests) // 15
+    assert stats.prefix_cache_hits > len(requests) // 3
     finished = 0
     for name, index in names.items():
         found = _answer(driver.results[name])

@@ -7,6 +7,7 @@
 #include "memory.h"
 #include "model.h"
 #include "pack.h"
+#include "sample.h"
 
 using namespace slipway;
 
@@ -228,6 +229,24 @@ int64_t slipway_kv_head_bytes(const slipway_config* config) {
 
 int64_t slipway_workspace_bytes(const slipway_config* config, int32_t threads, int64_t tokens) {
   return Model::workspace_bytes(*config, threads, tokens);
+}
+
+int32_t slipway_sample(slipway_pool* pool, const float* logits, int64_t rows, int64_t vocab, const slipway_draw* draws,
+                       int32_t count, int64_t* tokens) {
+  return guarded(1, [&] {
+    for (int i = 0; i < count; i++) {
+      const slipway_draw& d = draws[i];
+      require(d.row >= 0 && d.row < rows && d.likeliest >= 0 && d.likeliest < vocab, "A draw lies outside the logits.");
+      require(d.temperature > 0 && d.top_p > 0 && d.top_k >= 0, "A draw needs a temperature and a nucleus.");
+    }
+    auto body = [&](int thread) {
+      pool->share(thread, count, [&](int64_t i) {
+        tokens[i] = draw_token(logits + draws[i].row * vocab, vocab, draws[i]);
+      });
+    };
+    pool->run(body);
+    return 0;
+  });
 }
 
 namespace {

@@ -101,6 +101,18 @@ SLIPWAY_API int64_t slipway_kv_head_bytes(const slipway_config* config);
 /* Bytes of the workspace that steps of `tokens` tokens and `outputs` logits rows need. */
 SLIPWAY_API int64_t slipway_workspace_bytes(const slipway_config* config, int32_t threads, int64_t tokens);
 
+/* How a row's next token is drawn. `likeliest` is the place of its largest logit, which is finite. */
+typedef struct {
+  int64_t row, likeliest;
+  float temperature, min_p, top_p; /* above 0; 0 for none; 1 for none */
+  int32_t top_k;                   /* 0: none */
+  uint32_t key0, key1;             /* of the row's noise */
+} slipway_draw;
+
+/* Draw a token for each of `count` rows of `logits` [rows, vocab]. */
+SLIPWAY_API int32_t slipway_sample(slipway_pool* pool, const float* logits, int64_t rows, int64_t vocab,
+                                   const slipway_draw* draws, int32_t count, int64_t* tokens);
+
 /* Rates of this machine a second, by simple loops on all threads: f32 and 8-bit operations (a multiply-add is two)
  * in registers, bytes read of `data`. */
 SLIPWAY_API double slipway_measure_flops(slipway_pool* pool, const char* isa);
