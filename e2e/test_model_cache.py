@@ -172,7 +172,7 @@ def apply(kube, images, namespace, llm_class):
 def told(kube, namespace, wait_for):
     """Wait until the object's Ready condition has a reason; return the whole object."""
 
-    def told(name, reason, timeout=240):
+    def told(name, reason, timeout=480):
         def probe():
             obj = kube.get("llmdep", name, namespace)
             conditions = {c["type"]: c for c in (obj.get("status") or {}).get("conditions", [])}
