@@ -205,9 +205,7 @@ class Failed:
     message: str
 
 
-Message: TypeAlias = (
-    Start | NewRequest | Abort | Profile | Shutdown | StepOutput | Ready | Profiled | Failed
-)
+Message: TypeAlias = Start | NewRequest | Abort | Profile | Shutdown | StepOutput | Ready | Profiled | Failed
 
 _MESSAGES: tuple[type[Any], ...] = (
     Start, NewRequest, Abort, Profile, Shutdown, StepOutput, Ready, Profiled, Failed,
