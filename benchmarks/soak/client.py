@@ -36,7 +36,7 @@ async def _send(session: aiohttp.ClientSession, request: Request) -> str:
     async with session.post(request.path, data=request.body, headers=headers) as response:
         if response.status != 200:
             return _named(request, response, await response.read())
-        if not request.stream:
+        if response.content_type != "text/event-stream":
             return _whole(request, await response.read())
         return await _streamed(request, response)
 
@@ -82,7 +82,7 @@ async def _streamed(request: Request, response: aiohttp.ClientResponse) -> str:
     count = 0
     async for data in _events(response):
         if data == "[DONE]":
-            if len(ended) != request.choices:
+            if not request.refusable and len(ended) != request.choices:
                 raise Fault(f"{len(ended)} of {request.choices} choices ended before [DONE]")
             return "tokens"
         event = _json(data.encode())

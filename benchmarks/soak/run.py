@@ -63,7 +63,9 @@ class Report:
             f"{name} {self.metrics[name]:.0f}" for name in kept if name in self.metrics
         )
         yield f"{len(self.faults)} faults"
-        yield from (f"  {fault}" for fault in self.faults[:20])
+        groups = Counter(fault[:60] for fault in self.faults)
+        for group, count in groups.most_common(20):
+            yield f"  {count} x {next(fault for fault in self.faults if fault.startswith(group))}"
 
 
 class Soak:
