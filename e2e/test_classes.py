@@ -23,7 +23,7 @@ def llm_class(kube):
         return name
 
     yield write
-    kube("delete", "llmclass", name, "--ignore-not-found")
+    kube("delete", "llmclasses.slipway.dev", name, "--ignore-not-found")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_a_class_that_is_missing_and_then_made(kube, operator, apply, told, llm_
     try:
         told("late", "Suspended")
     finally:
-        kube("delete", "llmclass", name)
+        kube("delete", "llmclasses.slipway.dev", name)
     told("late", "ClassNotFound")
 
 

@@ -114,7 +114,7 @@ def llm_class(kube, namespace):
         {"apiVersion": "slipway.dev/v1alpha1", "kind": "LLMClass", "metadata": {"name": name}, "spec": spec}
     )
     yield name
-    kube("delete", "llmclass", name, "--ignore-not-found")
+    kube("delete", "llmclasses.slipway.dev", name, "--ignore-not-found")
 
 
 @pytest.fixture
