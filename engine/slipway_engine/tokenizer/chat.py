@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import struct
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgpack
@@ -18,15 +20,27 @@ log = logging.getLogger(__name__)
 _HEADER = struct.Struct(">I")
 _ENDED = 'The process that renders chat templates ended ("{}"); send the request again.'
 RENDER_SECONDS = 5.0
+"""Computing time of one render: on a busy machine it may take longer, and the template is not at fault."""
+PATIENCE_SECONDS = 60.0
+RETRY_AFTER = 5
+CLOSING_SECONDS = 1.0
 
 
 class ChatTemplate:
     """Renders messages to a prompt; starts its worker when first needed, and again after it was killed."""
 
-    def __init__(self, source: str, variables: Mapping[str, str], *, seconds: float = RENDER_SECONDS) -> None:
+    def __init__(
+        self,
+        source: str,
+        variables: Mapping[str, str],
+        *,
+        seconds: float = RENDER_SECONDS,
+        patience: float = PATIENCE_SECONDS,
+    ) -> None:
         self._source = source
         self._variables = dict(variables)
         self._seconds = seconds
+        self._patience = patience
         self._worker: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
 
@@ -37,13 +51,15 @@ class ChatTemplate:
         variables = {"add_generation_prompt": True, **self._variables, **(variables or {})}
         async with self._turn:
             try:
-                outcome, text = await asyncio.wait_for(self._ask(messages, variables), self._seconds)
+                outcome, text = await asyncio.wait_for(self._ask(messages, variables), self._patience)
             except TimeoutError as error:
                 await self.close()
                 raise RequestError(
-                    f"The model's chat template did not finish within {self._seconds:g} s.",
-                    param="messages",
-                    code="chat_template_timeout",
+                    f"The machine is too busy: a chat template was not rendered within {self._patience:g} s; "
+                    "send the request again.",
+                    code="chat_template_busy",
+                    status=503,
+                    retry_after=RETRY_AFTER,
                 ) from error
             except BaseException:  # a render given up half-way leaves an answer in the pipe
                 await self.close()
@@ -75,16 +91,27 @@ class ChatTemplate:
         assert worker.stdin is not None
         assert worker.stdout is not None
         try:
-            worker.stdin.write(_frame({"messages": messages, "variables": variables}))
+            request = {"messages": messages, "variables": variables, "seconds": self._seconds}
+            worker.stdin.write(_frame(request))
             await worker.stdin.drain()
             (length,) = _HEADER.unpack(await worker.stdout.readexactly(_HEADER.size))
             outcome, text = msgpack.unpackb(await worker.stdout.readexactly(length), raw=False)
         except (asyncio.IncompleteReadError, ConnectionError) as error:
-            await self.close()
-            raise RequestError(
-                _ENDED.format(error), param="messages", code="chat_template_error", status=500
-            ) from error
+            raise await self._ended(worker, error) from error
         return outcome, text
+
+    async def _ended(self, worker: asyncio.subprocess.Process, error: Exception) -> RequestError:
+        """Return why the worker is gone: its computing time was up, or something else."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(worker.wait(), CLOSING_SECONDS)
+        await self.close()
+        if worker.returncode == -signal.SIGPROF:
+            return RequestError(
+                f"The model's chat template did not finish within {self._seconds:g} s of computing.",
+                param="messages",
+                code="chat_template_timeout",
+            )
+        return RequestError(_ENDED.format(error), param="messages", code="chat_template_error", status=500)
 
     async def _running(self) -> asyncio.subprocess.Process:
         if self._worker is None or self._worker.returncode is not None:

@@ -21,7 +21,7 @@ from slipway_engine.tokenizer.sandbox import compile_template, render
 
 MEMORY_BYTES = 1 << 30
 MAX_RENDERED = 16 << 20  # characters
-LONGEST_RENDER_SECONDS = 60
+LONGEST_RENDER_SECONDS = 90
 _HEADER = struct.Struct(">I")
 
 # What a template's own code can raise besides TemplateError: it computes with whatever the messages hold.
@@ -39,13 +39,16 @@ def main() -> int:
     source = _read(stdin)
     template: Template | None = None
     while (request := _read(stdin)) is not None:
-        signal.alarm(LONGEST_RENDER_SECONDS)  # should the parent be gone, nobody else ends a loop without end
+        # Both end the process: whoever waits for the answer learns from the signal which of them it was.
+        signal.setitimer(signal.ITIMER_PROF, request["seconds"])
+        signal.alarm(LONGEST_RENDER_SECONDS)  # should the parent be gone, nobody else ends what sleeps
         try:
             template = template or compile_template(source)
             answer = _answer(render(template, request["messages"], request["variables"]))
         except _TEMPLATE_FAULTS as error:
             answer = ("error", f"{error}"[:2000] or type(error).__name__)
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         _write(stdout, answer)
     return 0
 

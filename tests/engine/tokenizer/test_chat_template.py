@@ -114,3 +114,13 @@ async def test_renders_at_once_each_get_their_own_answer():
         assert await asyncio.gather(*renders) == [str(n) for n in range(50)]
     finally:
         await template.close()
+
+
+async def test_a_busy_machine_is_not_the_templates_fault():
+    loop = "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}"
+    template = ChatTemplate(loop, {}, seconds=60, patience=0.5)
+    with pytest.raises(RequestError, match="too busy") as caught:
+        await template.render(HI)
+    assert (caught.value.status, caught.value.code) == (503, "chat_template_busy")
+    assert caught.value.retry_after
+    await template.close()
