@@ -179,6 +179,10 @@ def test_a_flag_given_with_its_default_value_still_comes_before_the_object(tmp_p
 def test_every_example_can_be_read(example):
     if "LLMDeployment" not in example.read_text():
         return
+    if any(f"runtime: {other}" in example.read_text() for other in ("vllm", "sglang", "custom")):
+        with pytest.raises(InvalidArgument, match="'slipway' is served here"):
+            deployment.read(example)
+        return
     assert deployment.read(example).source.partition("://")[0] in ("hf", "https", "pvc", "file")
 
 
