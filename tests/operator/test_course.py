@@ -321,6 +321,23 @@ async def test_on_full_accelerators_one_is_replaced_after_the_other(server, reco
     assert any(f"of {ACCELERATOR}, its own pods hold 2" in text for text in told)
 
 
+async def test_a_third_spec_on_full_accelerators_comes_through(server, recorded):
+    """The mark that there is no room then has to stay on a Deployment that is not the newest."""
+    world = Kubernetes(server, recorded, slots=2)
+    gpu = {"accelerator": {"type": "nvidia-l4-24gb"}, "replicas": 2}
+    world.put(1, **gpu)
+    await world.settle()
+    world.watched = True
+    world.put(2, **gpu, engine={"maxNumSeqs": 9}, rollout={"canary": {"replicas": 1}})
+    await world.settle()
+    assert sorted(world.replicas().values()) == [1, 1]
+    world.put(3, **gpu, engine={"maxNumSeqs": 10})
+    await world.settle()
+    assert world.condition()["reason"] == Reason.READY
+    assert world.replicas() == {f"chat-{world.revisions()[-1]}": 2}
+    assert world.least == 1
+
+
 async def test_where_nothing_may_be_missing_the_holders_are_named(server, recorded):
     world = Kubernetes(server, recorded, slots=1)
     gpu = {"accelerator": {"type": "nvidia-l4-24gb"}}

@@ -162,9 +162,7 @@ def _children(
     deployments = [
         (
             DEPLOYMENT,
-            render_deployment(
-                parent, known[name], count, in_place=course.step.in_place and name == course.target
-            ),
+            render_deployment(parent, known[name], count, in_place=name == course.step.in_place),
         )
         for name, count in sorted(course.step.replicas.items(), key=lambda item: course.growth(*item))
         if name in known

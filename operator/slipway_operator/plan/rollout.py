@@ -1,11 +1,12 @@
 """The rollout: from the pods that exist, one next step towards the revision that is wanted. Pure.
 
 Every call sees what is true now and answers how many pods each revision should have next; the executor writes
-that and comes back when something changed. Nothing is remembered but one mark on the newest Deployment, that
-there is no room for a surge.
+that and comes back when something changed. Nothing is remembered but one mark that there is no room for a
+surge, on the Deployment that is grown: the newest one's, or the better of two while the newest has to wait.
 
     spare = ready - (wanted - maxUnavailable)       what may go without serving less than was asked for
-    1. pods of other revisions that do not serve go first, then as many that serve as `spare` allows
+    1. pods of other revisions that do not serve go first, then as many that serve as `spare` allows; of what
+       is above wanted + maxSurge, only what serves stays
     2. the target gets what fits below wanted + maxSurge; before its first pod serves, no more than it takes
        to find out (maxSurge + maxUnavailable), while others do serve
     3. what is then missing to `wanted` goes to the revision that serves
@@ -94,14 +95,14 @@ class Step:
     Attributes:
         replicas: what each revision's Deployment should ask for; the target's is among them unless a rollout
             is held before its first pod or another revision has to go first.
-        in_place: whether the target's Deployment is to carry the mark.
+        in_place: the revision whose Deployment is to carry the mark; None where there is room.
         gone: revisions whose Deployment has no pods any more and is to be deleted.
         again: after how many seconds to look again though nothing happens; None for never.
     """
 
     replicas: Mapping[str, int]
     phase: Phase
-    in_place: bool = False
+    in_place: str | None = None
     gone: frozenset[str] = field(default_factory=frozenset)
     again: float | None = None
 
@@ -120,7 +121,8 @@ def next_step(goal: Goal, running: Collection[Running], now: float) -> Step:
         others = alive or empty[:1]
     if target is None and goal.paused and others:
         return _without_target(goal, others, gone, now, Phase.PAUSED)
-    if target is None and len(alive) > 1:
+    begun = target is not None and (target.replicas or target.pods)
+    if not begun and len(alive) > 1:
         return _without_target(goal, others, gone, now, Phase.ROLLING)  # never three revisions at once
     return _towards(goal, target or Running(goal.target, 0), others, gone, now)
 
@@ -146,12 +148,13 @@ def _towards(
         less = {one.revision: one.replicas for one in others}
         stuck = sum(since <= now - SURGE_PATIENCE for since in target.unschedulable)
         less[target.revision] = max(0, target.replicas - stuck)
-        return Step(less, Phase.ROLLING, in_place=True, gone=gone)
+        return Step(less, Phase.ROLLING, in_place=target.revision, gone=gone)
     in_place = target.in_place and bool(others)
     counts = _Counts(goal, target, others, in_place)
     counts.shrink(patient=not tired)
     counts.grow()
-    return Step(counts.replicas(), _phase(goal, target, others, counts, tired), in_place, gone, again)
+    mark = target.revision if in_place else None
+    return Step(counts.replicas(), _phase(goal, target, others, counts, tired), mark, gone, again)
 
 
 def _patience(running: Sequence[Running], now: float) -> tuple[bool, float | None]:
@@ -187,6 +190,11 @@ class _Counts:
     def _rest(self) -> int:
         return sum(self.others.values())
 
+    @property
+    def _room(self) -> int:
+        """Return how many more pods fit below wanted + maxSurge; negative where there are too many."""
+        return self._wanted + self._surge - self._rest - self.target
+
     def shrink(self, *, patient: bool) -> None:
         """Take away what is not needed: what does not serve first, then what can be spared.
 
@@ -203,6 +211,16 @@ class _Counts:
             spare -= self._take(one, one.serving, spare)
         surplus = max(0, self.target - self._cap)
         self.target -= min(surplus, self._target.replicas - self._target.serving + spare)
+        self._trim()
+
+    def _trim(self) -> None:
+        """Take away what is above wanted + maxSurge and does not serve, the target's first.
+
+        Then even what a held rollout leaves the others: a target that serves above its cap has their place.
+        """
+        self.target -= max(0, min(-self._room, self.target - self._target.serving))
+        for one in reversed(self._others):
+            self.others[one.revision] -= max(0, min(-self._room, self.others[one.revision] - one.serving))
 
     def _take(self, one: Running, most: int, allowed: int) -> int:
         taken = max(0, min(most, allowed, self._rest - self._floor, self.others[one.revision]))
@@ -211,13 +229,11 @@ class _Counts:
 
     def grow(self) -> None:
         """Give the target what fits; what is missing then, to the revision that serves."""
-        room = self._wanted + self._surge - self._rest - self.target
         most = self._cap
         if not self._target.serving and any(one.serving for one in self._others):
             most = min(most, max(1, self._surge + self._unavailable))
-        self.target += max(0, min(room, most - self.target))
-        room = self._wanted + self._surge - self._rest - self.target
-        missing = max(room - self._surge, min(room, self._floor - self._rest))
+        self.target += max(0, min(self._room, most - self.target))
+        missing = max(self._room - self._surge, min(self._room, self._floor - self._rest))
         if missing <= 0 or not self._others:
             return
         best = self._others[0]
