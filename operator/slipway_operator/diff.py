@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from typing import Any, Final
 
 from slipway_api import names
@@ -131,14 +130,10 @@ def _owns_value(fields: Mapping[str, Any], value: Any) -> bool:
 def _selects(path: str, item: Any) -> bool:
     kind, _, text = path.partition(":")
     if kind == "v":
-        return bool(_parsed(text) == item)
+        return bool(json.loads(text) == item)
     if kind == "k" and isinstance(item, dict):
-        return all(item.get(key) == value for key, value in _parsed(text).items())
+        return all(item.get(key) == value for key, value in json.loads(text).items())
     return False
-
-
-# The same few hundred keys come by at every comparison; parsing them was most of a reconcile.
-_parsed: Final = lru_cache(maxsize=8192)(json.loads)
 
 
 def _owns_more(fields: Mapping[str, Any], rendered: Any) -> bool:
