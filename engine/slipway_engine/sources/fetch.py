@@ -70,7 +70,11 @@ def publish(source: str, to: Path, options: Fetch, downloader: Downloader | None
     What is unfinished lies beside it under `NAME.partial` and is taken up again by the next attempt. One
     rename publishes it: who sees the directory sees all of it. Raises EngineError.
     """
-    if is_remote(source) and to.is_dir():
+    try:
+        published = is_remote(source) and to.is_dir()
+    except OSError as error:
+        raise _unwritable(to, error) from error
+    if published:
         log.info("The model is already published.", extra={"path": str(to)})
         return locate(to)
     partial = to.with_name(f"{to.name}.partial")
