@@ -149,7 +149,7 @@ def _towards(
         stuck = sum(since <= now - SURGE_PATIENCE for since in target.unschedulable)
         less[target.revision] = max(0, target.replicas - stuck)
         return Step(less, Phase.ROLLING, in_place=target.revision, gone=gone)
-    in_place = target.in_place and bool(others)
+    in_place = target.in_place and bool(others) and goal.max_unavailable is None
     counts = _Counts(goal, target, others, in_place)
     counts.shrink(patient=not tired)
     counts.grow()
