@@ -87,7 +87,8 @@ def test_what_does_not_fit_names_what_would(smollm2: Path, capsys: pytest.Captur
 
 
 def test_the_table_is_for_people(smollm2: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", str(smollm2), "--memory", "2Gi"]) == 0
+    # This process counts as the engine's, and other tests have made it large.
+    assert main(["plan", str(smollm2), "--memory", "16Gi"]) == 0
     out = capsys.readouterr().out
     for part in ("weights", "KV cache", "process", "kept free (10 %)", "tokens of all together"):
         assert part in out
