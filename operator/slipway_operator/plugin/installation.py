@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from slipway_operator.kinds import DEPLOYMENT, Object
 from slipway_operator.plan.installation import Installation
 from slipway_operator.plugin.errors import PluginError
 from slipway_operator.plugin.kubectl import Kubectl
-from slipway_operator.settings import DEFAULT_ENGINE_IMAGE
+from slipway_operator.settings import DEFAULT_ENGINE_IMAGE, parse_settings
 
 SELECTOR: Final = "app.kubernetes.io/name=slipway-operator"
-IMAGE_VARIABLE: Final = "SLIPWAY_ENGINE_IMAGE"
 
 
 def offline(image: str | None) -> Installation:
@@ -25,19 +27,28 @@ def installed(cluster: Kubectl, image: str | None) -> tuple[Installation, str]:
     try:
         operators = cluster.find(DEPLOYMENT, selector=SELECTOR, everywhere=True)
     except PluginError:
-        return offline(image), "the operator's Deployment may not be read, so its engine image is assumed"
+        return offline(image), "the operator's Deployment may not be read, so its settings are assumed"
     if not operators:
-        return offline(image), "no operator runs in the cluster, so its engine image is assumed"
-    return Installation(engine_image=image or _image(operators[0]) or DEFAULT_ENGINE_IMAGE), ""
+        return offline(image), "no operator runs in the cluster, so its settings are assumed"
+    found = settings_of(operators[0])
+    if found is None:
+        return offline(image), "the operator is of another version, so its settings are assumed"
+    return (replace(found, engine_image=image) if image else found), ""
 
 
-def _image(operator: Object) -> str | None:
-    for variable in _environment(operator):
-        if variable.get("name") == IMAGE_VARIABLE:
-            return str(variable.get("value") or "") or None
-    return None
+def settings_of(operator: Object) -> Installation | None:
+    """Return what an operator's command line and variables say; None where this version cannot read them.
+
+    A catalogue of the cluster's own comes from a ConfigMap that is not read here.
+    """
+    (container, *_) = operator["spec"]["template"]["spec"]["containers"]
+    variables = {str(entry["name"]): str(entry["value"]) for entry in _plain(container)}
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            return parse_settings(container.get("args") or [], variables).installation
+    except SystemExit:
+        return None
 
 
-def _environment(operator: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    for container in operator["spec"]["template"]["spec"]["containers"]:
-        yield from container.get("env") or ()
+def _plain(container: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
+    return (entry for entry in container.get("env") or () if "value" in entry)

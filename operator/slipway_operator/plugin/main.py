@@ -73,9 +73,20 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Return the options. Words of a message may stand after flags, where argparse takes no more of them."""
+    made = parser()
+    options, rest = made.parse_known_args(arguments)
+    if rest and (not hasattr(options, "message") or any(word.startswith("--") for word in rest)):
+        made.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        options.message = [*options.message, *rest]
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
-    options = parser().parse_args(arguments)
+    options = parse(arguments)
     words = [
         f"--{name}={getattr(options, name)}" for name in ("context", "kubeconfig") if getattr(options, name)
     ]

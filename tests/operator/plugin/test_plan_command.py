@@ -11,7 +11,8 @@ import yaml
 
 from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, SINGLE, Object, key_of
 from slipway_operator.plan import Installation, World
-from slipway_operator.plugin.main import main
+from slipway_operator.plugin.installation import settings_of
+from slipway_operator.plugin.main import main, parse
 from slipway_operator.plugin.preview import preview
 
 GIB = 1 << 30
@@ -148,3 +149,29 @@ def test_an_unchanged_object_changes_nothing_and_an_edit_shows_its_lines(recorde
     assert change.name == key_of(world.deployments[0]).name
     assert "-  replicas: 1" in change.lines
     assert "+  replicas: 2" in change.lines
+
+
+def test_the_operators_own_settings_are_read_from_its_deployment() -> None:
+    container = {
+        "args": ["run", "--workers=16"],
+        "env": [
+            {"name": "SLIPWAY_ENGINE_IMAGE", "value": "example.com/e:2"},
+            {"name": "SLIPWAY_ADMIT", "value": '[{"namespaceSelector": {}}]'},
+            {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        ],
+    }
+    operator: Object = {"spec": {"template": {"spec": {"containers": [container]}}}}
+    found = settings_of(operator)
+    assert found is not None
+    assert found.engine_image == "example.com/e:2"
+    assert found.peers == ({"namespaceSelector": {}},)
+    container["args"] = ["run", "--from-the-future"]
+    assert settings_of(operator) is None
+
+
+def test_a_message_may_stand_after_flags() -> None:
+    assert parse(["chat", "smol", "--temperature", "0", "Say hello."]).message == ["Say hello."]
+    assert parse(["chat", "smol", "-n", "a", "one", "-", "two"]).message == ["one", "-", "two"]
+    for wrong in (["status", "smol", "extra"], ["chat", "smol", "--tempreature", "1"]):
+        with pytest.raises(SystemExit):
+            parse(wrong)
