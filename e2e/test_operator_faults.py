@@ -270,10 +270,11 @@ def test_a_leader_that_is_killed_is_followed_within_20_s_and_writes_nothing_more
         wait_for("two operators", lambda: len(operator_pods(kube, operator)) == 2, 60)
         operator_up(kube, operator, wait_for)
         leader = holder(kube, operator)
-        for number in range(5):
-            kube.apply(llm(f"chat{number}", namespace, suspend=True))
         started = time.monotonic()
         kube("-n", operator, "delete", "pod", leader, "--force", "--grace-period=0")
+        # Work that the follower alone is there to do.
+        for number in range(5):
+            kube.apply(llm(f"chat{number}", namespace, suspend=True))
         wait_for("another leader", lambda: holder(kube, operator) not in ("", leader), 20, every=0.1)
         took = time.monotonic() - started
         for number in range(5):

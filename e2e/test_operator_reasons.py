@@ -152,12 +152,14 @@ def test_a_limit_range(kube, operator, namespace, apply, told):
 
 def test_pod_security(kube, operator, namespace, apply, told, wait_for):
     """Our own pods pass the restricted level; one that somebody adds a sidecar to is refused, and told."""
-    apply(llm("security", suspend=True))
-    told("security", "Suspended")
+    apply(llm("security", replicas=0))
+    told("security", "ScaledToZero")
+    selected = ("get", "deployments", "-l", "slipway.dev/deployment=security", "-o", "name")
+    deployment = wait_for("the Deployment", lambda: kube("-n", namespace, *selected).strip())
     sidecar = {"name": "sidecar", "image": "mesh:1", "securityContext": {"privileged": True}}
     patch = {"spec": {"template": {"spec": {"containers": [sidecar]}}}}
-    kube("-n", namespace, "patch", "deployment", "security", "--type=strategic", "-p", json.dumps(patch))
-    kube("-n", namespace, "patch", "llmdep", "security", "--type=merge", "-p", '{"spec":{"suspend":false}}')
+    kube("-n", namespace, "patch", deployment, "--type=strategic", "-p", json.dumps(patch))
+    kube("-n", namespace, "patch", "llmdep", "security", "--type=merge", "-p", '{"spec":{"replicas":1}}')
     message = told("security", "PodSecurityDenied")
     assert 'violates PodSecurity "restricted' in message
     assert f"kubectl get namespace {namespace} --show-labels" in message
