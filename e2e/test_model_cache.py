@@ -232,6 +232,9 @@ def test_a_model_is_fetched_once_for_all(
     assert kube.get("persistentvolumeclaim", model["claim"], namespace) is not None
     kube("-n", namespace, "delete", "llmdep", "two", "--wait=true")
 
+    # The fetch's own ended pod refers to the claim until its Job's time to live of ten minutes is over.
+    kube("-n", namespace, "delete", "jobs", "-l", f"slipway.dev/model-cache={model['claim']}")
+
     def gone():
         claim = kube.get("persistentvolumeclaim", model["claim"], namespace)
         selector = f"slipway.dev/model-cache={model['claim']}"

@@ -163,17 +163,14 @@ def _idle(
     since = annotations.get(UNREFERENCED)
     if not may_delete:
         return Step()  # an object that was not asked yet may refer to it
-    if referred or any(map(_mounts, pods)):
+    # A fetch that ended counts too: its pod would keep the claim half-deleted until its Job's time to live is
+    # over, and who asks for the model again meanwhile would have to wait for that.
+    if referred or pods:
         return Step(claim=_annotated(_ours(claim), {UNREFERENCED: None}) if since else None)
     if since is None:
         return Step(claim=_annotated(_ours(claim), {UNREFERENCED: text_of(now)}), again=_retain(annotations))
     left = (seconds_of(since) or now) + _retain(annotations) - now
     return Step(delete=claim) if left <= 0 else Step(again=left)
-
-
-def _mounts(pod: Object) -> bool:
-    """Return whether a pod has the volume mounted, or will: one that ended, as the fetch's own, has not."""
-    return (pod.get("status") or {}).get("phase") not in ("Succeeded", "Failed")
 
 
 def _refuse_what_cannot_be_shared(spec: LLMDeploymentSpec, values: Effective, cache: CacheSpec) -> None:
