@@ -18,7 +18,7 @@ from slipway_operator.explain.pods import explain_pod, is_leaving
 from slipway_operator.explain.termination import explain_termination
 from slipway_operator.kinds import JOB, Key, Object, key_of
 from slipway_operator.plan.effective import Effective
-from slipway_operator.plan.pod import SECURITY_CONTEXT, USER_ID, ca_mounts, ca_volumes, fetch_environment
+from slipway_operator.plan.pod import SECURITY_CONTEXT, ca_mounts, ca_volumes, fetch_environment, unprivileged
 
 JOB_NAME: Final = "slipway-model"
 """`app.kubernetes.io/name` of what brings models."""
@@ -77,16 +77,7 @@ def job_pod(
     overlay = spec.pod_template or PodTemplateSpec()
     pod: Object = {
         "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **unprivileged(),
         "containers": [
             {
                 "name": container,

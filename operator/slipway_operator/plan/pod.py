@@ -50,8 +50,9 @@ def render_pod(name: str, spec: LLMDeploymentSpec, values: Effective) -> Object:
     return {"metadata": metadata, "spec": _pod_spec(spec, overlay, values)}
 
 
-def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effective) -> Object:
-    pod: Object = {
+def unprivileged() -> Object:
+    """Return the part of a pod's spec that keeps it within Pod Security `restricted`, without a token."""
+    return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "securityContext": {
@@ -62,6 +63,12 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+    }
+
+
+def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effective) -> Object:
+    pod: Object = {
+        **unprivileged(),
         "terminationGracePeriodSeconds": values.drain_seconds + DRAIN_MARGIN_SECONDS,
         "containers": [_engine(overlay, values)],
         "volumes": [*_volumes(values), *(_dump(volume) for volume in overlay.volumes or ())],

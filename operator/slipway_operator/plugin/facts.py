@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from slipway_api import names
 from slipway_operator.kinds import DEPLOYMENT, EVENT, PARENT, POD, Object, key_of, uid_of
+from slipway_operator.plan.revision import LABEL_REVISION
 from slipway_operator.plugin.kubectl import Kubectl
 
-LABEL_REVISION: Final = f"{names.GROUP}/revision"
 NO_REVISION: Final = "-"
 
 

@@ -18,7 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
-from slipway_api import names
 from slipway_operator.kinds import Kind, Object
 from slipway_operator.plugin.errors import PluginError, UsageError
 
@@ -62,16 +61,6 @@ class Kubectl:
         """Return what the API server answers to a GET of `path`."""
         return self._run("get", "--raw", path, scoped=False, timeout=timeout)
 
-    def dry_run(self, body: Object) -> Object:
-        """Return what the API server would store for a server-side apply, without storing it."""
-        answer: Object = json.loads(
-            self._run(
-                "apply", "--server-side", f"--field-manager={names.FIELD_MANAGER}", "--force-conflicts",
-                "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body),
-            )
-        )  # fmt: skip
-        return answer
-
     def log(self, pod: str, lines: int) -> list[str]:
         """Return the last lines of a pod's log, of the container that kubectl takes for the main one."""
         return self._run("logs", pod, f"--tail={lines}").splitlines()
@@ -103,13 +92,16 @@ class Kubectl:
         namespace = ["-n", self.namespace] if self.namespace and scoped else []
         return [program, *self.options, *namespace]
 
-    def _run(
-        self, *arguments: str, scoped: bool = True, stdin: str | None = None, timeout: float = TIMEOUT
-    ) -> str:
+    def _run(self, *arguments: str, scoped: bool = True, timeout: float = TIMEOUT) -> str:
         command = [*self._command(scoped=scoped), *arguments]
         try:
             done = subprocess.run(
-                command, input=stdin, capture_output=True, text=True, timeout=timeout, check=False
+                command,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                check=False,
             )
         except subprocess.TimeoutExpired as error:
             raise PluginError(f"kubectl {arguments[0]} did not answer within {timeout:.0f} s.") from error

@@ -10,14 +10,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-
-from slipway_engine.native import build, library
 
 Drive = Callable[..., Any]
 
@@ -31,18 +29,8 @@ SHAPE: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile the native library for these tests where nobody has."""
-    if library.available():
-        yield
-        return
-    try:
-        build.find_compiler()
-    except build.BuildError as error:
-        pytest.skip(str(error))
-    os.environ["SLIPWAY_NATIVE_LIBRARY"] = str(build.build(tmp_path_factory.mktemp("native")))
-    yield
-    del os.environ["SLIPWAY_NATIVE_LIBRARY"]
+def native(native_library: None) -> None:
+    """These tests run the native path."""
 
 
 @pytest.fixture(scope="module", params=["full attention", "sliding windows"])

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,23 +13,13 @@ import torch
 
 from slipway_engine.loading.dequant import dequantise
 from slipway_engine.models.config import DecoderConfig, RopeConfig
-from slipway_engine.native import build, library
+from slipway_engine.native import library
 from slipway_engine.native.library import Array, Format
 
 
 @pytest.fixture(scope="session", autouse=True)
-def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Compile the library for these tests where nobody has."""
-    if library.available():
-        yield
-        return
-    try:
-        build.find_compiler()
-    except build.BuildError as error:
-        pytest.skip(str(error))
-    os.environ["SLIPWAY_NATIVE_LIBRARY"] = str(build.build(tmp_path_factory.mktemp("native")))
-    yield
-    del os.environ["SLIPWAY_NATIVE_LIBRARY"]
+def built(native_library: None) -> None:
+    """These tests run the native path."""
 
 
 @pytest.fixture(scope="session")

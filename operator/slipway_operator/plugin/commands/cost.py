@@ -176,7 +176,7 @@ def _accelerator(parent: Object) -> str:
 
 def _effective(parent: Object, field: str) -> str | None:
     status = parent.get("status") or {}
-    values = status.get("effective") or (status.get("plan") or {}).get("effective") or ()
+    values = (status.get("plan") or {}).get("effective") or ()
     return next((str(entry.get("value")) for entry in values if entry.get("field") == field), None)
 
 
