@@ -51,6 +51,7 @@ async def run(settings: Settings) -> int:
         api = await stack.enter_async_context(connect(metrics.count_request))
         logger.info("started; health on port %d", port)
         leadership = Leadership(api, settings.lease_namespace, settings.identity)
+        api.fence(leadership.leads)
         try:
             if await _unless(stop, leadership.acquire()):
                 await Leader(settings, api, metrics, health, leadership).lead(stop)
@@ -76,7 +77,9 @@ class Leader:
         self._freshness = Freshness(settings.watch_grace_seconds)
         self._cache_queue: WorkQueue[Key] = WorkQueue()
         self._intake = Intake(store, self._queue, self._cache_queue, self._freshness, metrics)
-        self._caches = Caches(store, api, self._intake.remember, ask, self._cache_queue.add, self._queue.add)
+        self._caches = Caches(
+            store, api, self._intake.remember, ask, self._cache_queue.add, self._queue.add, clock=api.now
+        )
         self._relister = Relister(api, self._intake, settings.scopes, settings.relist_seconds)
         self._measurements = Measurements(self._queue.add)
         self._reconciler = Reconciler(
@@ -85,6 +88,7 @@ class Leader:
             settings.installation,
             self._intake.remember,
             self._caches,
+            clock=api.now,
             measurements=self._measurements,
         )
         health.require(self._freshness.dead)

@@ -13,6 +13,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from slipway_operator.errors import (
     Conflict,
     Denied,
     Invalid,
+    LeadershipLost,
     Missing,
     NotPermitted,
     OperatorError,
@@ -31,6 +33,7 @@ from slipway_operator.errors import (
     Terminal,
 )
 from slipway_operator.kinds import EVENT, LEASE, Key, Kind, Object, key_of, rights_on
+from slipway_operator.moments import Clock, steady_clock
 
 REQUEST_TIMEOUT: Final = 30.0
 PAGE: Final = 500
@@ -41,6 +44,8 @@ Count = Callable[[str, str, str], None]
 
 # Webhooks and policies may refuse with any client error; their sentence says so.
 _ADMISSION: Final = re.compile(r"admission webhook|AdmissionPolicy|is forbidden:")
+# A webhook that does not answer refuses as well, with a 500: a person has to look at it.
+_SILENT_WEBHOOK: Final = re.compile(r"failed calling webhook")
 # A field that the kind does not have: server-side apply answers 500 to it.
 _UNTYPED: Final = re.compile(r"failed to create typed patch object")
 # What the authoriser says when a right is missing; every other 403 comes from admission.
@@ -64,6 +69,20 @@ class Kube:
     def __init__(self, api: client.ApiClient, count: Count = _uncounted) -> None:
         self._dynamic = dynamic.DynamicClient(api)
         self._count = count
+        self._clock: Clock | None = None
+        self._may_write: Callable[[], bool] = lambda: True
+
+    def now(self) -> float:
+        """Return the API server's time in seconds since 1970; before its first answer, this machine's.
+
+        The timestamps of a cluster come from its own clocks, so a machine whose clock is wrong must not
+        compare them with its own. After the first answer only the monotonic clock counts.
+        """
+        return (self._clock or steady_clock())()
+
+    def fence(self, may_write: Callable[[], bool]) -> None:
+        """Refuse every write but the Lease's while `may_write` says no, even in the middle of a reconcile."""
+        self._may_write = may_write
 
     async def get(self, kind: Kind, key: Key) -> Object | None:
         """Return one object, or None where there is none."""
@@ -140,6 +159,8 @@ class Kube:
         path = kind.path(namespace, name, subresource)
         if _RIGHTS.get(verb, verb) not in rights_on(kind, subresource):
             raise NotPermitted(f"{what}: not among the operator's rights (`kinds.rights_on` and the chart)")
+        if verb in _FENCED and kind != LEASE and not self._may_write():
+            raise LeadershipLost(f"{what}: the Lease was not renewed in time, so another operator may lead")
         try:
             async with asyncio.timeout(REQUEST_TIMEOUT):
                 response = await self._dynamic.request(
@@ -156,6 +177,7 @@ class Kube:
             self._count(verb, resource, "error")
             raise Retryable(f"{what}: {type(error).__name__}: {error}") from error
         self._count(verb, resource, str(response.status))
+        self._clock = self._clock or _clock_of(response.headers.get("Date", ""))
         return answer
 
 
@@ -168,6 +190,8 @@ _METHODS: Final = {
     "delete": "DELETE",
 }
 
+
+_FENCED: Final = frozenset({"create", "update", "apply", "delete"})
 
 # Applying creates too; who may patch a child may create it, and the status is never created.
 _RIGHTS: Final = {"apply": "patch"}
@@ -200,6 +224,8 @@ def _translate(what: str, error: dynamic.exceptions.DynamicApiError) -> Operator
             return _refused(message, status)
         case _ if _UNTYPED.search(message):
             return Invalid(message)
+        case _ if _SILENT_WEBHOOK.search(message):
+            return Denied(message)
         case _:
             return Retryable(text, after=_retry_after(error))
 
@@ -218,6 +244,15 @@ def _message_of(error: dynamic.exceptions.DynamicApiError) -> str:
         return body[:500] or str(error.reason)
     message = parsed.get("message") if isinstance(parsed, dict) else None
     return str(message or error.reason)
+
+
+def _clock_of(date: str) -> Clock | None:
+    """Return a clock that starts at an answer's `Date`; None where that is none."""
+    try:
+        moment = parsedate_to_datetime(date).timestamp()
+    except ValueError:
+        return None
+    return steady_clock(wall=lambda: moment)
 
 
 def _retry_after(error: dynamic.exceptions.DynamicApiError) -> float | None:

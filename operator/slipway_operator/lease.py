@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
-from slipway_operator.errors import Conflict, LeadershipLost, NotPermitted, Retryable, Terminal
+from slipway_operator.errors import Conflict, LeadershipLost, OperatorError
 from slipway_operator.kinds import LEASE, Key, Kind, Object
 
 LEASE_NAME: Final = "slipway-operator"
@@ -57,6 +57,13 @@ class Leadership:
         self._renewed = 0.0
         self.held = False
 
+    def leads(self) -> bool:
+        """Return whether nobody else can have taken over by now: asked before each write.
+
+        A process that was stopped for a while wakes up in the middle of its work, before `keep` has noticed.
+        """
+        return self.held and self._clock() - self._renewed <= RENEW_DEADLINE
+
     async def acquire(self) -> None:
         """Return once the Lease is ours."""
         waiting_for = None
@@ -94,7 +101,7 @@ class Leadership:
                 return
             spec = {**live["spec"], "holderIdentity": "", "leaseDurationSeconds": 1, "renewTime": _now()}
             await self._api.replace_lease(self._key, {**live, "spec": spec})
-        except (Retryable, Terminal, NotPermitted) as error:
+        except OperatorError as error:
             logger.warning("the Lease was not given back: %s", error, extra={"object": self._key})
 
     async def _attempt(self) -> str | None:
@@ -103,7 +110,7 @@ class Leadership:
         try:
             async with asyncio.timeout(RENEW_DEADLINE / 2):
                 holder = await self._take()
-        except (Retryable, Terminal, NotPermitted, TimeoutError) as error:
+        except (OperatorError, TimeoutError) as error:
             logger.warning("the Lease could not be read or written: %r", error, extra={"object": self._key})
             return None
         if holder == self._identity:

@@ -5,11 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import time
 
 import pytest
 from aiohttp import web
 
-from slipway_operator.errors import Conflict, Denied, Invalid, Missing, NotPermitted, Retryable, Terminal
+from slipway_operator.errors import (
+    Conflict,
+    Denied,
+    Invalid,
+    LeadershipLost,
+    Missing,
+    NotPermitted,
+    Retryable,
+    Terminal,
+)
 from slipway_operator.kinds import DEPLOYMENT, LEASE, PARENT, POD, SERVICE, Key, Kind
 from slipway_operator.kube import connect
 
@@ -129,6 +139,7 @@ POLICY = "deployments.apps \"chat\" is forbidden: ValidatingAdmissionPolicy 'p' 
         (429, "slow down", Retryable),
         (500, "failed to create typed patch object (a/b): .spec.x: field not declared in schema", Invalid),
         (500, "oops", Retryable),
+        (500, 'Internal error occurred: failed calling webhook "a.b": connection refused', Denied),
         (503, "starting", Retryable),
         (504, "late", Retryable),
     ],
@@ -174,6 +185,40 @@ async def test_a_server_that_never_answers_is_given_up(kube, wire, monkeypatch):
     wire.will(200)
     with pytest.raises(Retryable, match="TimeoutError"):
         await kube.get(DEPLOYMENT, KEY)
+
+
+async def test_the_time_is_the_api_servers_whatever_this_machine_thinks(kube, wire):
+    assert kube.now() == pytest.approx(time.time(), abs=5)
+    wire.will(200, headers={"Date": "Fri, 02 Jan 2026 03:04:05 GMT"})
+    await kube.get(DEPLOYMENT, KEY)
+    assert kube.now() == pytest.approx(1767323045, abs=5)
+    wire.will(200, headers={"Date": "Fri, 02 Jan 2032 03:04:05 GMT"})
+    await kube.get(DEPLOYMENT, KEY)
+    assert kube.now() == pytest.approx(1767323045, abs=5), "a clock that is set moves no deadline"
+
+
+@pytest.mark.parametrize("date", ["", "yesterday"])
+async def test_a_server_that_tells_no_time_leaves_this_machines(kube, wire, date):
+    wire.will(200, headers={"Date": date})
+    await kube.get(DEPLOYMENT, KEY)
+    assert kube.now() == pytest.approx(time.time(), abs=5)
+
+
+async def test_who_does_not_lead_any_more_reads_and_renews_and_writes_nothing_else(kube, wire):
+    live = {"metadata": {"name": "chat", "namespace": "team", "uid": "u", "resourceVersion": "1"}}
+    kube.fence(lambda: False)
+    for write in (
+        lambda: kube.apply(DEPLOYMENT, KEY, {}),
+        lambda: kube.apply(PARENT, KEY, {}, subresource="status"),
+        lambda: kube.delete(DEPLOYMENT, live),
+    ):
+        with pytest.raises(LeadershipLost, match="another operator may lead"):
+            await write()
+    assert wire.requests == []
+    wire.will(200)
+    wire.will(200)
+    await kube.get(DEPLOYMENT, KEY)
+    await kube.replace_lease(KEY, {})
 
 
 async def test_what_the_chart_does_not_grant_is_not_even_asked_for(kube, wire):

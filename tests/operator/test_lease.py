@@ -109,6 +109,17 @@ async def test_the_first_leads_and_the_second_takes_over_when_the_first_is_silen
     tasks[1].cancel()
 
 
+async def test_who_slept_past_the_deadline_writes_nothing_when_it_wakes():
+    leases, time = Leases(), Time()
+    a = candidate(leases, time, "a")
+    assert not a.leads()
+    await a.acquire()
+    assert a.leads()
+    time.now += RENEW_DEADLINE + 1  # stopped: no code of it ran meanwhile
+    assert a.held
+    assert not a.leads()
+
+
 async def test_a_released_lease_is_taken_at_once():
     leases, time = Leases(), Time()
     a, b = candidate(leases, time, "a"), candidate(leases, time, "b")
@@ -166,6 +177,7 @@ def test_two_never_lead_at_the_same_time(story):
             for _ in range(seconds):
                 await time.advance(1)
                 assert sum(c.held for c in candidates.values()) <= 1
+                assert sum(c.leads() for c in candidates.values()) <= 1
         leases.down.clear()
         await time.advance(2 * LEASE_DURATION)
         assert sum(c.held for c in candidates.values()) == 1
