@@ -170,16 +170,20 @@ def _path(pod: Any) -> str:
 
 
 @asynccontextmanager
-async def connect(connections: int = 32) -> AsyncIterator[aiohttp.ClientSession]:
-    """Connect to the API server that KUBECONFIG names."""
+async def connect(
+    connections: int = 32, *, kubeconfig: str | None = None, raw: bool = False
+) -> AsyncIterator[aiohttp.ClientSession]:
+    """Connect to the API server that a file, else KUBECONFIG, names; `raw` leaves answers compressed."""
     configuration = client.Configuration()
-    await config.load_kube_config(client_configuration=configuration)
+    await config.load_kube_config(config_file=kubeconfig, client_configuration=configuration)
     context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
     if configuration.cert_file:
         context.load_cert_chain(configuration.cert_file, keyfile=configuration.key_file)
     headers = {"Authorization": word} if (word := configuration.api_key.get("authorization")) else {}
     connector = aiohttp.TCPConnector(limit=connections, ssl=context)
-    async with aiohttp.ClientSession(configuration.host, connector=connector, headers=headers) as session:
+    async with aiohttp.ClientSession(
+        configuration.host, connector=connector, headers=headers, auto_decompress=not raw
+    ) as session:
         yield session
 
 
