@@ -17,7 +17,7 @@ from slipway_operator.freshness import Freshness
 from slipway_operator.handlers import watch
 from slipway_operator.health import Health, serve_health, serve_metrics
 from slipway_operator.intake import Intake
-from slipway_operator.kinds import WATCHED, Key, Kind
+from slipway_operator.kinds import Key, Kind
 from slipway_operator.kube import Kube, connect
 from slipway_operator.lease import Leadership
 from slipway_operator.measured import Measurements
@@ -80,7 +80,9 @@ class Leader:
         self._caches = Caches(
             store, api, self._intake.remember, ask, self._cache_queue.add, self._queue.add, clock=api.now
         )
-        self._relister = Relister(api, self._intake, settings.scopes, settings.relist_seconds)
+        self._relister = Relister(
+            api, self._intake, settings.scopes, settings.relist_seconds, settings.watched
+        )
         self._measurements = Measurements(self._queue.add)
         self._reconciler = Reconciler(
             store,
@@ -126,7 +128,8 @@ class Leader:
             others.remove(filling)
             others.append(asyncio.create_task(self._relister.keep(), name="relist"))
             # The last: at its end kopf cancels what came after it.
-            watching = watch(self._intake, self._settings.namespaces, partial(_listen, stop))
+            listening = partial(_listen, stop)
+            watching = watch(self._intake, self._settings.namespaces, listening, self._settings.watched)
             others.append(asyncio.create_task(watching, name="watch"))
             await _first([*workers, *others])
             if not stop.is_set():
@@ -165,7 +168,7 @@ class Leader:
         sizes = self._metrics.watch_gauge_by(
             "slipway_operator_store_objects", "Objects in the local store.", "resource"
         )
-        for kind in WATCHED:
+        for kind in self._settings.watched:
             age = partial(self._watch_age, kind)
             ages.labels(kind.plural).set_function(age)
             sizes.labels(kind.plural).set_function(partial(store.size, kind))

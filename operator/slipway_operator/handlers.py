@@ -14,7 +14,7 @@ from typing import Any
 import kopf
 
 from slipway_operator.intake import Intake
-from slipway_operator.kinds import OWNED, OWNED_SELECTOR, WATCHED, WATCHED_IN_NAMESPACES, Kind
+from slipway_operator.kinds import OWNED, OWNED_SELECTOR, WATCHED, Kind
 
 RETRY_SECONDS = 5.0
 
@@ -27,15 +27,22 @@ class _Patiently:
             yield RETRY_SECONDS
 
 
-async def watch(intake: Intake, namespaces: Collection[str], started: Callable[[], None]) -> None:
+async def watch(
+    intake: Intake,
+    namespaces: Collection[str],
+    started: Callable[[], None],
+    kinds: Collection[Kind] = WATCHED,
+) -> None:
     """Watch until cancelled, in some namespaces or, with none named, in the whole cluster.
+
+    What belongs to the cluster is watched there in either case.
 
     At its end kopf cancels every task that was not there at its start. `started` is called once kopf has
     taken over the signal handlers, so that the caller can take them back.
     """
     others = asyncio.all_tasks()
     tasks = await kopf.spawn_tasks(
-        registry=_registry(intake, WATCHED_IN_NAMESPACES if namespaces else WATCHED),
+        registry=_registry(intake, kinds),
         settings=_settings(),
         standalone=True,
         clusterwide=not namespaces,

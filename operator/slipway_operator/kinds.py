@@ -67,8 +67,8 @@ WRITTEN: Final = (*CHILDREN, JOB, CLAIM)
 DELETED: Final = (*PER_REVISION, CLAIM)
 OWNED: Final = (*CHILDREN, JOB, CLAIM, POD)
 WATCHED: Final = (PARENT, LLM_CLASS, *OWNED)
-# What belongs to the cluster is not seen by an operator of single namespaces.
-WATCHED_IN_NAMESPACES: Final = (PARENT, *OWNED)
+# Classes belong to the cluster: an operator without any right beyond its namespaces does without them.
+WATCHED_WITHOUT_CLASSES: Final = (PARENT, *OWNED)
 
 LABEL_INSPECTS: Final = f"{names.GROUP}/inspects"
 """On an inspect Job and its pods: the LLMDeployment they are about. Services do not select by it."""

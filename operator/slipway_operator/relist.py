@@ -14,11 +14,11 @@ from typing import Final, Protocol
 from slipway_operator.errors import Missing, NotPermitted, Retryable, Terminal
 from slipway_operator.intake import Intake
 from slipway_operator.kinds import (
+    LLM_CLASS,
     OWNED,
     OWNED_SELECTOR,
     PARENT,
     WATCHED,
-    WATCHED_IN_NAMESPACES,
     Kind,
     Object,
 )
@@ -46,11 +46,12 @@ class Relister:
         intake: Intake,
         scopes: Sequence[str | None],
         interval: float,
+        kinds: Sequence[Kind] = WATCHED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api, self._intake, self._scopes, self._interval = api, intake, scopes, interval
         self._clock = clock
-        self._kinds = WATCHED if None in scopes else WATCHED_IN_NAMESPACES
+        self._kinds = kinds
         self._listed: dict[Kind, float] = {}
 
     @property
@@ -60,7 +61,8 @@ class Relister:
 
     async def fill(self) -> None:
         """List every kind, with patience: the API server may not be up, the CRD not be installed yet."""
-        for kind in (*self._kinds[1:], PARENT):  # parents last: children are known when they are planned
+        others = [kind for kind in self._kinds if kind is not PARENT]
+        for kind in (*others, PARENT):  # parents last: children are known when they are planned
             answered = await self.relist(kind)
             while not answered:
                 await asyncio.sleep(TICK_SECONDS)
@@ -81,7 +83,7 @@ class Relister:
         items: list[Object] = []
         versions: list[int] = []
         try:
-            for scope in self._scopes:
+            for scope in self._scopes if kind is not LLM_CLASS else (None,):
                 page, version = await self._api.list(kind, scope, labels=labels)
                 items += page
                 versions.append(version)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slipway_api.catalogue import CATALOGUE, Catalogue, CatalogueError, extend
+from slipway_operator.kinds import WATCHED, WATCHED_WITHOUT_CLASSES, Kind
 from slipway_operator.plan import Installation
 
 DEFAULT_ENGINE_IMAGE = "localhost/slipway/engine:latest"
@@ -23,6 +24,7 @@ class Settings:
 
     Attributes:
         namespaces: the namespaces it serves; empty is the whole cluster.
+        classes: whether it reads LLMClasses, which belong to the cluster.
         engine_image: the engine image of objects that name none.
         host: the address on which health and metrics are served.
         health_port: port of /healthz and /readyz.
@@ -39,6 +41,7 @@ class Settings:
     """
 
     namespaces: tuple[str, ...]
+    classes: bool
     engine_image: str
     host: str
     health_port: int
@@ -59,9 +62,16 @@ class Settings:
         return self.namespaces or (None,)
 
     @property
+    def watched(self) -> tuple[Kind, ...]:
+        """Return the kinds to list and watch."""
+        return WATCHED if self.classes else WATCHED_WITHOUT_CLASSES
+
+    @property
     def installation(self) -> Installation:
         """Return what of this shapes plans."""
-        return Installation(self.engine_image, self.fetch_environment, self.admitted, self.catalogue)
+        return Installation(
+            self.engine_image, self.fetch_environment, self.admitted, self.catalogue, self.classes
+        )
 
 
 def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os.environ) -> Settings:
@@ -69,6 +79,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os
     parsed = _parser(environment).parse_args(arguments)
     return Settings(
         namespaces=tuple(sorted(set(parsed.namespace))),
+        classes=not parsed.no_classes,
         engine_image=parsed.engine_image,
         host=parsed.host,
         health_port=parsed.health_port,
@@ -128,6 +139,11 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--no-network-policies", action="store_true", help="make no NetworkPolicies for the engines"
+    )
+    run.add_argument(
+        "--no-classes",
+        action="store_true",
+        help="read no LLMClasses, where the operator has no right beyond its namespaces",
     )
     run.add_argument("--host", default="0.0.0.0", help="address of the two ports below")  # noqa: S104
     run.add_argument("--health-port", type=_port, default=8080, help="port of /healthz and /readyz")

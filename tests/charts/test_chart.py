@@ -234,13 +234,29 @@ class TestRights:
         assert verbs == kinds.rights_on(kinds.LEASE)
 
     def test_stay_in_the_namespaces_that_are_served(self, render: Render) -> None:
-        objects = render('watchNamespaces=["team-a","team-b"]')
+        objects = render('watchNamespaces=["team-a","team-b"]', "watchClasses=false")
         assert not of_kind(objects, "ClusterRole")
         assert not of_kind(objects, "ClusterRoleBinding")
+        assert not parse_settings(container_of(objects)["args"], {}).classes
         roles = [role for role in of_kind(objects, "Role") if role["metadata"]["name"] == "slipway-operator"]
         assert [role["metadata"]["namespace"] for role in roles] == ["team-a", "team-b"]
         for role in roles:
-            assert granted(role["rules"]) == dict(expected_rights(kinds.WATCHED_IN_NAMESPACES))
+            assert granted(role["rules"]) == dict(expected_rights(kinds.WATCHED_WITHOUT_CLASSES))
+
+    @pytest.mark.parametrize("classes", [True, False])
+    @pytest.mark.parametrize("namespaces", ["[]", '["team-a"]'])
+    def test_reach_beyond_the_namespaces_for_classes_alone(
+        self, render: Render, namespaces: str, classes: bool
+    ) -> None:
+        objects = render(f"watchNamespaces={namespaces}", f"watchClasses={json.dumps(classes)}")
+        settings = parse_settings(container_of(objects)["args"], {})
+        own = ("ClusterRole", "Role"), ("slipway-operator",)
+        roles = [o for o in objects if o["kind"] in own[0] and o["metadata"]["name"] in own[1]]
+        rights = {key: verbs for role in roles for key, verbs in granted(role["rules"]).items()}
+        assert rights == dict(expected_rights(settings.watched)), "what is watched is what is granted"
+        wide = {key for role in of_kind(roles, "ClusterRole") for key in granted(role["rules"])}
+        if namespaces != "[]":
+            assert wide == ({(names.GROUP, names.CLASS_PLURAL)} if classes else set())
 
     def test_bind_the_account_that_the_pods_use(self, render: Render) -> None:
         objects = render()

@@ -45,6 +45,13 @@ def test_without_classes_an_object_is_as_it_is():
     assert (found.spec, found.name, found.offer) == (spec, None, None)
 
 
+def test_an_operator_that_reads_no_classes_says_so_and_enforces_none():
+    assert classed(spec_of(), "team-a", None).name is None
+    with pytest.raises(Refused, match="installed without the right to read classes; remove") as refusal:
+        classed(spec_of(className="standard"), "team-a", None)
+    assert refusal.value.reason is Reason.CLASS_NOT_FOUND
+
+
 def test_a_class_that_is_named_fills_in_what_is_absent_and_nothing_else():
     offer = {
         "defaults": {

@@ -24,6 +24,7 @@ from slipway_operator.kinds import (
     POD,
     SERVICE,
     WATCHED,
+    WATCHED_WITHOUT_CLASSES,
     Key,
 )
 from slipway_operator.metrics import Metrics
@@ -320,6 +321,42 @@ async def test_own_status_writes_queue_nothing(server, operator, parent):
     assert matters(PARENT, None, written)
 
 
+async def queued(operator):
+    """Return whether something is queued, and take it away."""
+    found = len(operator.queue) > 0
+    while len(operator.queue):
+        operator.queue.done(await operator.queue.get())
+    return found
+
+
+async def test_a_change_of_what_nobody_reads_queues_nothing(server, operator, parent):
+    await operator.reconcile()
+    assert await queued(operator)
+
+    async def take(kind, **change):
+        obj = server.put(kind, {**server.objects[kind, only(server, kind)], **change})
+        operator.intake.take(kind, "MODIFIED", obj)
+        return await queued(operator)
+
+    available = {"type": "Available", "status": "False"}
+    assert await take(DEPLOYMENT, status={"observedGeneration": 1, "replicas": 1})
+    assert not await take(
+        DEPLOYMENT, status={"observedGeneration": 1, "replicas": 1, "conditions": [available]}
+    )
+    refused = {"type": "ReplicaFailure", "status": "True"}
+    assert await take(DEPLOYMENT, status={"observedGeneration": 1, "replicas": 1, "conditions": [refused]})
+    assert not await take(PDB, status={"currentHealthy": 1})
+    assert await take(PDB, spec={})
+    status = server.objects[PARENT, KEY]["status"]
+    assert not await take(PARENT, status={**status, "ready": "9/9"})
+    metadata = server.objects[PARENT, KEY]["metadata"]
+    other = {"manager": "kubectl-edit", "subresource": "status"}
+    fields = [*metadata["managedFields"], other]
+    assert await take(
+        PARENT, status={**status, "ready": "8/8"}, metadata={**metadata, "managedFields": fields}
+    )
+
+
 async def test_events_of_children_queue_the_parent_they_had_and_the_one_they_have(server, operator, parent):
     await operator.reconcile()
     service = copy.deepcopy(server.objects[SERVICE, KEY])
@@ -346,6 +383,26 @@ async def test_a_relist_finds_what_the_watch_lost(server, operator, parent):
         assert await operator.relister.relist(kind)
     assert len(operator.intake._queue) == 1
     assert operator.relister.filled
+
+
+async def test_classes_are_listed_in_the_cluster_and_everything_else_where_it_is_served(operator):
+    asked = []
+
+    class Lists:
+        async def list(self, kind, namespace, *, labels=None):
+            asked.append((kind, namespace))
+            return [], 1
+
+    relister = Relister(Lists(), operator.intake, ["a", "b"], 300)
+    await relister.fill()
+    assert asked[0] == (LLM_CLASS, None)
+    assert asked[-2:] == [(PARENT, "a"), (PARENT, "b")]
+    assert len(asked) == 2 * len(WATCHED) - 1
+    asked.clear()
+    without = Relister(Lists(), operator.intake, ["a"], 300, WATCHED_WITHOUT_CLASSES)
+    await without.fill()
+    assert without.filled
+    assert {kind for kind, _ in asked} == set(WATCHED) - {LLM_CLASS}
 
 
 # -- workers ------------------------------------------------------------------------------------------------

@@ -42,14 +42,22 @@ class Refused(ValueError):
         self.reason = reason
 
 
-def classed(spec: LLMDeploymentSpec, namespace: str, classes: Mapping[str, Object]) -> Classed:
-    """Return a spec with what its class adds. Raises Refused."""
+def classed(spec: LLMDeploymentSpec, namespace: str, classes: Mapping[str, Object] | None) -> Classed:
+    """Return a spec with what its class adds; no classes are read where they are None. Raises Refused."""
     if names_token(spec):
         raise Refused(
             Reason.INVALID_SPEC,
             "podTemplate.volumes projects a service account token, and engine pods get none; remove that "
             "source",
         )
+    if classes is None:
+        if spec.class_name is not None:
+            raise Refused(
+                Reason.CLASS_NOT_FOUND,
+                f"LLMClass {spec.class_name} is not known: this operator was installed without the right to "
+                "read classes; remove spec.className, or have it installed with watchClasses: true",
+            )
+        return Classed(spec, spec)
     name = spec.class_name or _default(classes)
     if name is None:
         _refuse_where_one_is_required(classes)

@@ -18,9 +18,11 @@ class Installation:
         environment: variables of the containers that fetch models: a hub's mirror, proxies, authorities.
         peers: NetworkPolicyPeers admitted to every engine's HTTP port; None makes no NetworkPolicies.
         catalogue: the accelerators that there are, the cluster's own among them.
+        classes: whether LLMClasses are read.
     """
 
     engine_image: str
     environment: Mapping[str, str] = field(default_factory=dict)
     peers: tuple[Mapping[str, Any], ...] | None = ()
     catalogue: Catalogue = field(default_factory=lambda: CATALOGUE)
+    classes: bool = True

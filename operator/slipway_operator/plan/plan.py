@@ -99,7 +99,7 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
     parent = world.parent
     try:
         given = LLMDeploymentSpec.model_validate(parent.get("spec") or {})
-        found = classed(given, key_of(parent).namespace, world.classes)
+        found = classed(given, key_of(parent).namespace, world.classes if installation.classes else None)
         spec = found.spec
         missing = unsupported_field(spec)
         if missing is not None:
