@@ -38,10 +38,14 @@ class Intake:
         changed = self._store.drop(kind, obj) if deleted else self._store.put(kind, obj)
         if changed and kind is LLM_CLASS:
             self._enqueue_class(key_of(obj).name)
-        elif changed and (deleted or matters(kind, before, obj)):
-            self._enqueue(kind, obj)
+        elif changed and (deleted or matters(kind, before, self._as_compared(kind, obj))):
+            self._enqueue(kind, obj, first=kind is PARENT)
             if before is not None:
                 self._enqueue(kind, before)  # an edit may have taken away the label that names the parent
+
+    def _as_compared(self, kind: Kind, obj: Object) -> Object:
+        """Return an object as the store holds it; of a parent, the managed fields of others count too."""
+        return obj if kind is PARENT else self._store.get(kind, key_of(obj)) or obj
 
     def remember(self, kind: Kind, obj: Object) -> None:
         """Take in an object as the API server answered it: the watch has to bring the same soon."""
@@ -77,24 +81,33 @@ class Intake:
             if (parent.get("spec") or {}).get("className") in (None, name):
                 self._queue.add(key)
 
-    def _enqueue(self, kind: Kind, obj: Object) -> None:
+    def _enqueue(self, kind: Kind, obj: Object, *, first: bool = False) -> None:
         key = key_of(obj) if kind is PARENT else parent_key(obj)
         if key is not None:
-            self._queue.add(key)
+            self._queue.add(key, first=first)
         cache = cache_key(obj)
         if cache is not None:
             self._caches.add(cache)
 
 
 def matters(kind: Kind, before: Object | None, after: Object) -> bool:
-    """Return whether a change is worth a reconcile.
+    """Return whether a change of what the store holds is worth a reconcile.
 
     Of an LLMDeployment only the spec (its generation) and its deletion are, and its status where somebody
-    else has written it: our own status writes queue nothing.
+    else has written it: our own status writes queue nothing. Of everything else another version alone is not,
+    where nothing changed that the store keeps.
     """
-    if kind is not PARENT or before is None or _essence(before) != _essence(after):
+    if before is None:
+        return True
+    if kind is not PARENT:
+        return _content(before) != _content(after)
+    if _essence(before) != _essence(after):
         return True
     return _foreign_status(after) and before.get("status") != after.get("status")
+
+
+def _content(obj: Object) -> Object:
+    return {**obj, "metadata": {k: v for k, v in obj["metadata"].items() if k != "resourceVersion"}}
 
 
 def _essence(parent: Object) -> tuple[object, ...]:

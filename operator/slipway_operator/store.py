@@ -17,8 +17,10 @@ from typing import Any
 from slipway_api import names
 from slipway_operator.kinds import (
     CONTROLLER_REVISION,
+    DEPLOYMENT,
     OWNED,
     POD,
+    SINGLE,
     WATCHED,
     Key,
     Kind,
@@ -32,15 +34,25 @@ from slipway_operator.kinds import (
 # How many deletions are remembered; an answer or a list is late by seconds, not by thousands of deletions.
 BURIED = 4096
 POD_SPEC_FIELDS = ("nodeName", "imagePullSecrets", "terminationGracePeriodSeconds")
+# What is read of a Deployment's status; of its conditions, that its pods are refused.
+DEPLOYMENT_STATUS_FIELDS = ("observedGeneration", "replicas", "updatedReplicas", "readyReplicas")
+REFUSED = "ReplicaFailure"
 
 
 def slim(kind: Kind, obj: Object) -> Object:
-    """Return `obj` without what no reconcile reads: foreign managed fields, most of a pod's spec.
+    """Return `obj` without what no reconcile reads: foreign managed fields, most of a pod's spec and of the
+    status of children. So a change of what is left is one that counts.
+
+    Who scales an object through the scale subresource stays known.
 
     The data of a ControllerRevision is kept as text: it is large, and only read when it is planned with.
     """
     meta = dict(obj["metadata"])
-    fields = [entry for entry in meta.pop("managedFields", ()) if entry.get("manager") == names.FIELD_MANAGER]
+    fields = [
+        entry
+        for entry in meta.pop("managedFields", ())
+        if entry.get("manager") == names.FIELD_MANAGER or entry.get("subresource") == "scale"
+    ]
     if fields and kind is not POD:
         meta["managedFields"] = fields
     slimmed = {**obj, "metadata": meta}
@@ -50,9 +62,19 @@ def slim(kind: Kind, obj: Object) -> Object:
         slimmed["spec"]["containers"] = [
             _accelerators(container) for container in spec.get("containers") or ()
         ]
+    if kind is DEPLOYMENT and "status" in obj:
+        slimmed["status"] = _deployment_status(obj["status"])
+    if kind in SINGLE:
+        slimmed.pop("status", None)
     if kind is CONTROLLER_REVISION and not isinstance(obj.get("data"), str):
         slimmed["data"] = json.dumps(obj.get("data"), separators=(",", ":"))
     return slimmed
+
+
+def _deployment_status(status: Object) -> Object:
+    kept = {name: status[name] for name in DEPLOYMENT_STATUS_FIELDS if name in status}
+    refused = [each for each in status.get("conditions") or () if each.get("type") == REFUSED]
+    return {**kept, "conditions": refused} if refused else kept
 
 
 def _accelerators(container: Object) -> Object:

@@ -1,7 +1,8 @@
 """A queue of keys: one worker a key at a time, news during the work queues it once more, failures back off.
 
 A key is ready (wants work), processing (a worker has it), both (wants work again as soon as it is done), or
-delayed. Adding is idempotent, so a thousand events about one object cost one reconcile.
+delayed. Adding is idempotent, so a thousand events about one object cost one reconcile. What a person has
+just written goes first: among a thousand objects whose pods move, a new one does not wait for its turn.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -16,6 +18,8 @@ K = TypeVar("K")
 
 BASE_DELAY = 0.5
 MAX_DELAY = 120.0
+# Of so many keys one is handed out that need not go first, so that none waits for ever.
+FAIR = 4
 
 
 class WorkQueue(Generic[K]):
@@ -31,8 +35,12 @@ class WorkQueue(Generic[K]):
     ) -> None:
         self._base, self._max = base_delay, max_delay
         self._clock, self._jitter = clock, jitter
-        self._order: asyncio.Queue[K | None] = asyncio.Queue()
-        self._ready: set[K] = set()
+        # Keys to hand out, with one token each; a key that was put forward is in both, once in vain.
+        self._first, self._rest = deque[K](), deque[K]()
+        self._tokens = asyncio.Semaphore(0)
+        self._turn = 0
+        self._ready: dict[K, bool] = {}
+        """What wants work, and whether it goes first."""
         self._processing: set[K] = set()
         self._delayed: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         self._failures: dict[K, int] = {}
@@ -52,18 +60,19 @@ class WorkQueue(Generic[K]):
         """Return how many keys are being worked on."""
         return len(self._processing)
 
-    def add(self, key: K) -> None:
-        """Want work on `key` as soon as possible."""
+    def add(self, key: K, *, first: bool = False) -> None:
+        """Want work on `key` as soon as possible, `first` before all that were added without it."""
         if self._closed:
             return
         self._cancel_delay(key)
-        if key in self._ready:
+        planned = self._ready.get(key)
+        if planned is not None and planned >= first:
             return
         if not self._ready and not self._processing:
             self._last_progress = self._clock()
-        self._ready.add(key)
+        self._ready[key] = first
         if key not in self._processing:
-            self._order.put_nowait(key)
+            self._offer(key)
 
     def add_after(self, key: K, seconds: float) -> None:
         """Want work on `key` after `seconds`, or earlier where something earlier is already planned."""
@@ -95,20 +104,23 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K | None:
         """Return the next key, waiting for one; None once the queue is closed. Pair with `done`."""
-        key = await self._order.get()
-        if key is None:
-            self._order.put_nowait(None)  # for the next worker that asks
-            return None
-        self._ready.discard(key)
-        self._processing.add(key)
-        return key
+        while True:
+            await self._tokens.acquire()
+            if self._closed:
+                self._tokens.release()  # for the next worker that asks
+                return None
+            key = self._next()
+            if key in self._ready and key not in self._processing:
+                del self._ready[key]
+                self._processing.add(key)
+                return key
 
     def done(self, key: K) -> None:
         """The work on `key` ended, well or badly."""
         self._processing.discard(key)
         self._last_progress = self._clock()
         if key in self._ready and not self._closed:
-            self._order.put_nowait(key)
+            self._offer(key)
 
     def close(self) -> None:
         """Hand out nothing more and wake up all who wait."""
@@ -117,15 +129,22 @@ class WorkQueue(Generic[K]):
             handle.cancel()
         self._delayed.clear()
         self._ready.clear()
-        while not self._order.empty():
-            self._order.get_nowait()
-        self._order.put_nowait(None)
+        self._tokens.release()
 
     def stuck_for(self) -> float:
         """Return for how many seconds work was there and none was finished; 0 where there is none."""
         if not self._ready and not self._processing:
             return 0.0
         return self._clock() - self._last_progress
+
+    def _offer(self, key: K) -> None:
+        (self._first if self._ready[key] else self._rest).append(key)
+        self._tokens.release()
+
+    def _next(self) -> K:
+        self._turn = (self._turn + 1) % FAIR
+        first = self._first and (self._turn or not self._rest)
+        return self._first.popleft() if first else self._rest.popleft()
 
     def _due(self, key: K) -> None:
         self._delayed.pop(key, None)

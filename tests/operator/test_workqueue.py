@@ -88,6 +88,27 @@ async def test_the_earliest_time_wins_and_now_beats_all():
     assert await drain(queue) == ["b"]
 
 
+async def test_what_goes_first_is_handed_out_first_and_the_rest_is_not_forgotten():
+    queue = WorkQueue()
+    for key in "abc":
+        queue.add(key)
+    for key in "1234567":
+        queue.add(key, first=True)
+    queue.add("c", first=True)  # put forward
+    queue.add("1")  # which takes nothing from it
+    assert "".join(await drain(queue)) == "123a456b7c"
+
+
+async def test_a_key_that_is_put_forward_during_the_work_goes_first_after_it():
+    queue = WorkQueue()
+    queue.add("a")
+    assert await queue.get() == "a"
+    queue.add("b")
+    queue.add("a", first=True)
+    queue.done("a")
+    assert await drain(queue) == ["a", "b"]
+
+
 async def test_closing_wakes_everybody_and_hands_out_nothing():
     queue = WorkQueue()
     waiting = [asyncio.create_task(queue.get()) for _ in range(3)]
@@ -117,7 +138,11 @@ async def test_stuck_counts_only_while_there_is_work_and_none_ends():
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "fail", "after"])), max_size=40))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abc"), st.sampled_from(["add", "first", "fail", "after"])), max_size=40
+    )
+)
 def test_every_wish_is_followed_by_a_complete_run(wishes):
     """Whatever is asked for while workers run: each key runs alone, and once after its last wish."""
 
@@ -138,8 +163,8 @@ def test_every_wish_is_followed_by_a_complete_run(wishes):
         workers = [asyncio.create_task(worker()) for _ in range(3)]
         for key, how in wishes:
             asked[key] += 1
-            if how == "add":
-                queue.add(key)
+            if how in ("add", "first"):
+                queue.add(key, first=how == "first")
             elif how == "fail":
                 queue.add_failed(key)
             else:
