@@ -11,6 +11,7 @@ class Condition(StrEnum):
     ACCEPTED = "Accepted"
     MODEL_READY = "ModelReady"
     AVAILABLE = "Available"
+    AUTOSCALING_ACTIVE = "AutoscalingActive"
     UP_TO_DATE = "UpToDate"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
@@ -30,6 +31,13 @@ class Reason(StrEnum):
     UP_TO_DATE = "UpToDate"  # nothing left to change
     PAUSED = "Paused"  # a rollout is held where it is on purpose
     CANARY = "Canary"  # a rollout is as far as its canary may go
+    # the number of replicas
+    VALID_METRIC_FOUND = "ValidMetricFound"  # the load decides on it
+    TOO_MANY_REPLICAS = "TooManyReplicas"  # the load asks for more than maxReplicas
+    SCALING_DISABLED = "ScalingDisabled"  # parked, so nothing is decided
+    FAILED_GET_PODS_METRIC = "FailedGetPodsMetric"  # the pods' metrics cannot be read
+    FAILED_GET_EXTERNAL_METRIC = "FailedGetExternalMetric"  # a Prometheus query has no usable result
+    CONFLICTING_SCALER = "ConflictingScaler"  # another autoscaler writes spec.replicas too
     # on the way
     PROGRESSING = "Progressing"  # a change is being rolled out
     FETCHING = "Fetching"  # the model is being downloaded

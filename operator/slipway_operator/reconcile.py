@@ -7,6 +7,7 @@ one more run.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 from slipway_api.v1alpha1 import MemoryStatus
@@ -17,6 +18,7 @@ from slipway_operator.moments import Clock, steady_clock, text_of
 from slipway_operator.observe import observe
 from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
 from slipway_operator.plan.cache import View, Wish
+from slipway_operator.plan.world import Scaled
 from slipway_operator.problems import ApplyProblem, Result
 from slipway_operator.status import Observation, build_status, pull_failures
 from slipway_operator.status.measured import told_before, who_knows
@@ -58,6 +60,19 @@ class Measuring(Protocol):
         """An object is gone."""
 
 
+class Scaling(Protocol):
+    """Who decides on the number of replicas."""
+
+    def of(self, world: World) -> Scaled | None:
+        """Return the last decision for an object; None where the object decides itself."""
+
+    def take(self, key: Key, plan: Plan | Refusal) -> None:
+        """Take in what an object asks for now."""
+
+    def forget(self, key: Key) -> None:
+        """An object is gone."""
+
+
 class Reconciler:
     """Brings one LLMDeployment at a time nearer to what it asks for."""
 
@@ -70,9 +85,10 @@ class Reconciler:
         caches: References,
         clock: Clock | None = None,
         measurements: Measuring | None = None,
+        scaling: Scaling | None = None,
     ) -> None:
         self._store, self._api, self._installation = store, api, installation
-        self._measurements = measurements
+        self._measurements, self._scaling = measurements, scaling
         self._remember, self._caches, self._clock = remember, caches, clock or steady_clock()
 
     async def reconcile(self, key: Key) -> Result:
@@ -82,9 +98,15 @@ class Reconciler:
             self._caches.forget(key)
             if self._measurements is not None:
                 self._measurements.forget(key)
+            if self._scaling is not None:
+                self._scaling.forget(key)
             return Result()
         now = self._clock()
+        if self._scaling is not None:
+            world = replace(world, scaled=self._scaling.of(world))
         plan = make_plan(world, self._installation, now)
+        if self._scaling is not None:
+            self._scaling.take(key, plan)
         self._caches.refer(key, plan.prepared.wish if isinstance(plan, Plan) else None, _mounted(world))
         problems = await self._apply(world, plan)
         await self._tell(world, plan, problems, now)

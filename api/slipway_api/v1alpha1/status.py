@@ -171,6 +171,33 @@ class DecisionStatus(Status):
     """Why."""
 
 
+class LearnedStatus(Status):
+    """What one replica proved to bear. Kept so that another operator need not learn it again."""
+
+    replica: Word
+    """Requests in flight that a replica bears."""
+    bounded_by: Word
+    """What bounds them."""
+    base_seconds: Word | None = None
+    """Seconds an output token takes a replica that runs nothing else."""
+    each_seconds: Word | None = None
+    """Seconds that every further running request adds to it."""
+    mean: Word | None = None
+    """Running requests, the mean of the samples that the two above were fitted to."""
+    variance: Word | None = None
+    """Their variance."""
+    full: Word | None = None
+    """Running requests beside which others waited."""
+    full_at: Time | None = None
+    """When that was seen last."""
+    per_cache: Word | None = None
+    """Requests that would fill the KV cache."""
+    stay_seconds: Word | None = None
+    """Seconds that a request runs."""
+    start_seconds: Word | None = None
+    """Seconds from a pod's creation until it serves."""
+
+
 class AutoscalingStatus(Status):
     """What the autoscaler saw and decided."""
 
@@ -181,9 +208,11 @@ class AutoscalingStatus(Status):
     signals: Annotated[list[SignalStatus], Field(max_length=8)] | None = Field(
         default=None, json_schema_extra=map_of("name")
     )
-    """What it saw last."""
+    """What the last of these decisions was made from; live values are in the metrics."""
     last_decisions: Annotated[list[DecisionStatus], Field(max_length=5)] | None = None
     """The last five, newest first."""
+    learned: LearnedStatus | None = None
+    """What one replica proved to bear."""
 
 
 class LLMDeploymentStatus(Status):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 FRESH_SECONDS: Final = 30.0
-"""An older sample says nothing about now."""
+"""A pod's sample that is older says nothing about now; those of a Prometheus come more slowly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,8 @@ class PodLoad:
 
     `running` and `waiting` count requests, `kv_cache` is the used share of the KV blocks, `tpot` the mean
     time per output token since the sample before, in seconds (None where no token came), `finishing` the
-    requests that ended a second in that time (None where it is not known).
+    requests that ended a second in that time (None where it is not known). `serving` is whether the pod gets
+    new requests; one that does not may still hold some.
     """
 
     name: str
@@ -25,6 +26,7 @@ class PodLoad:
     kv_cache: float = 0.0
     tpot: float | None = None
     finishing: float | None = None
+    serving: bool = True
 
     @property
     def requests(self) -> float:
@@ -36,10 +38,11 @@ class PodLoad:
 class Load:
     """Everything that a decision is made from.
 
-    `pods` holds the newest sample of each ready pod, however old it is. `current` is the number of replicas
-    wanted at the moment, `ready` those that serve. `held` counts requests that wait at the gateway; None
-    where no gateway reports. `values` are the results of the user's own queries by name (None: no result).
-    `ready_seconds` is how long a replica takes from its creation until it serves.
+    `pods` holds the newest sample of each pod that is not leaving, however old it is. `current` is the number
+    of replicas wanted at the moment, `ready` those that serve. `held` counts requests that wait at the
+    gateway; None where no gateway reports, and `gateway` says whether there should be one. `values` are the
+    results of the user's own queries by name (None: no result). `ready_seconds` is how long a replica takes
+    from its creation until it serves, `fresh_for` how old a sample may be.
     """
 
     now: float
@@ -51,18 +54,20 @@ class Load:
     values: tuple[tuple[str, float | None], ...] = ()
     rolling: bool = False
     ready_seconds: float = 120.0
+    fresh_for: float = FRESH_SECONDS
+    gateway: bool = False
 
     @property
     def fresh(self) -> tuple[PodLoad, ...]:
         """Return the samples young enough to count."""
-        return tuple(pod for pod in self.pods if self.now - pod.at < FRESH_SECONDS)
+        return tuple(pod for pod in self.pods if self.now - pod.at < self.fresh_for)
 
     @property
     def silent(self) -> int:
         """Return how many ready pods have no fresh sample."""
-        return max(0, self.ready - len(self.fresh))
+        return max(0, self.ready - sum(pod.serving for pod in self.fresh))
 
     @property
     def blind(self) -> bool:
-        """Return whether nothing at all is known: pods serve, and neither they nor a gateway say how much."""
-        return self.ready > 0 and not self.fresh and self.held is None
+        """Return whether nothing at all is known: pods serve, and nobody says how much is asked of them."""
+        return self.ready > 0 and not self.fresh and not self.held

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final
 
+from slipway_operator.autoscale.behavior import Rate, Speed, Steps, least, most, noted
 from slipway_operator.autoscale.capacity import Learned, capacity, learn, slowness
 from slipway_operator.autoscale.demand import TREND, settled
 from slipway_operator.autoscale.load import Load
@@ -46,19 +47,20 @@ class Why(StrEnum):
     FALLBACK = "FallbackReplicas"
 
 
-@dataclass(frozen=True, slots=True)
-class Speed:
-    """How fast replicas may come or go: at most `pods` or `percent` (the larger) a `period`, of seconds."""
-
-    pods: int
-    percent: int
-    period: float
-    window: float
+UP: Final = Speed((Rate("Pods", 4, UP_EVERY), Rate("Percent", 100, UP_EVERY)), 0.0, pause=UP_EVERY)
+DOWN: Final = Speed(
+    (Rate("Pods", 1, DOWN_EVERY), Rate("Percent", 10, DOWN_EVERY)), DOWN_WINDOW, pause=DOWN_EVERY
+)
+"""The speeds where the object names none: slower than autoscaling/v2's, since a replica takes minutes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What `spec.autoscaling` says, resolved. `tpot` is the SLO in seconds a token."""
+    """What `spec.autoscaling` says, resolved.
+
+    `tpot` is the SLO in seconds a token, `idle` the seconds without requests before zero (None: as long as
+    starts are worth), `rest` those between a step up and the next one down.
+    """
 
     minimum: int
     maximum: int
@@ -67,17 +69,25 @@ class Bounds:
     max_num_seqs: int = 64
     tpot: float | None = None
     fallback: int | None = None
-    up: Speed = Speed(pods=4, percent=100, period=UP_EVERY, window=0.0)
-    down: Speed = Speed(pods=1, percent=10, period=DOWN_EVERY, window=DOWN_WINDOW)
+    up: Speed = UP
+    down: Speed = DOWN
+    idle: float | None = None
+    rest: float = DOWN_AFTER_UP
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What is carried from one decision to the next. Demands are (time, replicas needed to shrink)."""
+    """What is carried from one decision to the next.
+
+    `needed` holds (time, replicas that must stay when some are taken away), `asked` (time, replicas that a
+    step up aimed at), both as far back as their windows reach.
+    """
 
     learned: Learned = field(default_factory=Learned)
     recent: tuple[tuple[float, float], ...] = ()
     needed: tuple[tuple[float, float], ...] = ()
+    asked: tuple[tuple[float, int], ...] = ()
+    steps: Steps = ()
     last_up: float = -math.inf
     last_down: float = -math.inf
     blind_since: float | None = None
@@ -96,24 +106,34 @@ class Decision:
 
 def decide(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memory]:
     """Return the decision and what to remember."""
-    memory = _remember(memory, load)
+    decision, memory = _decide(bounds, _remember(memory, load), load)
+    change = decision.replicas - load.current
+    if not change:
+        return decision, memory
+    memory = replace(memory, steps=noted(memory.steps, load.now, change))
+    return decision, replace(memory, **{"last_up" if change > 0 else "last_down": load.now})
+
+
+def _decide(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memory]:
     if load.current == 0:
         return _at_zero(bounds, memory, load)
     if load.blind:
         return _blind(bounds, memory, load)
     bears, bound = capacity(memory.learned, bounds.max_num_seqs, bounds.tpot)
-    asked = list(_needs(bounds.metrics, load, memory, bears))
+    asked, unread = _needs(bounds.metrics, load, memory, bears)
     if not asked:
-        return Decision(load.current, Why.STALE, "no metric could be read; nothing is changed"), memory
-    most = max(asked, key=lambda one: one.up)
+        text = f"{' and '.join(unread)} could not be read; nothing is changed"
+        return Decision(load.current, Why.STALE, text), memory
+    most_asked = max(asked, key=lambda one: one.up)
     memory = _note(bounds, memory, load, max(one.down for one in asked))
-    wanted = math.ceil(_settled(most.up)) + bounds.spare
-    text = f"{most.text} = {most.up:.2f}"
+    wanted = math.ceil(_settled(most_asked.up)) + bounds.spare
+    text = f"{most_asked.text} = {most_asked.up:.2f}"
     if bound != "maxNumSeqs":
         text += f", bounded by {bound}"
+    memory, wanted = _careful(bounds, memory, load, wanted)
     if wanted > load.current or load.current < bounds.minimum:
         return _up(bounds, memory, load, wanted, text)
-    return _down(bounds, memory, load, text)
+    return _down(bounds, memory, load, text, unread)
 
 
 def _remember(memory: Memory, load: Load) -> Memory:
@@ -129,15 +149,31 @@ def _remember(memory: Memory, load: Load) -> Memory:
     )
 
 
-def _needs(metrics: Iterable[Metric], load: Load, memory: Memory, bears: float) -> Iterable[Need]:
+def _needs(
+    metrics: Iterable[Metric], load: Load, memory: Memory, bears: float
+) -> tuple[list[Need], list[str]]:
+    """Return what the metrics ask for, and the names of those that cannot be read."""
     running = sum(pod.running for pod in load.fresh)
     waiting = in_flight(load) - running
     slow = slowness(memory.learned, running / max(1, len(load.fresh)), bears)
     demand = settled(memory.recent, running, waiting, memory.learned.stay, load.ready_seconds) / slow
+    asked, unread = [], []
     for metric in metrics:
         found = need(metric, load, demand, bears)
         if found is not None:
-            yield found
+            asked.append(found)
+        else:
+            unread.append(metric.name or metric.kind)
+    return asked, unread
+
+
+def _careful(bounds: Bounds, memory: Memory, load: Load, wanted: int) -> tuple[Memory, int]:
+    """Return the least that was asked for in the window of steps up: a peak shorter than it adds nothing."""
+    if not bounds.up.window:
+        return memory, wanted
+    seed = memory.asked or ((load.now, load.current),)
+    asked = tuple(one for one in (*seed, (load.now, wanted)) if load.now - one[0] <= bounds.up.window)
+    return replace(memory, asked=asked), min(count for _, count in asked)
 
 
 def _note(bounds: Bounds, memory: Memory, load: Load, down: float) -> Memory:
@@ -149,36 +185,40 @@ def _note(bounds: Bounds, memory: Memory, load: Load, down: float) -> Memory:
 
 
 def _up(bounds: Bounds, memory: Memory, load: Load, wanted: int, text: str) -> tuple[Decision, Memory]:
-    step = max(bounds.up.pods, load.current * bounds.up.percent // 100)
-    target = max(min(wanted, load.current + step), bounds.minimum)
-    if target > bounds.maximum:
-        target = bounds.maximum
+    allowed = most(bounds.up, memory.steps, load.current, load.now)
+    target = min(max(min(wanted, allowed), bounds.minimum), bounds.maximum)
     if target <= load.current:
-        return Decision(load.current, Why.AT_MAXIMUM, f"{text}, but maxReplicas is {bounds.maximum}"), memory
-    if load.now - memory.last_up < bounds.up.period and load.current >= bounds.minimum:
+        if wanted > bounds.maximum:
+            text = f"{text}, but maxReplicas is {bounds.maximum}"
+            return Decision(load.current, Why.AT_MAXIMUM, text), memory
+        return Decision(load.current, Why.WAITING, f"{text}; behavior.scaleUp allows no more now"), memory
+    if load.now - memory.last_up < bounds.up.pause and load.current >= bounds.minimum:
         return Decision(load.current, Why.WAITING, f"{text}; the last step up was moments ago"), memory
-    return Decision(target, Why.UP, f"{text}, so {target}"), replace(memory, last_up=load.now)
+    return Decision(target, Why.UP, f"{text}, so {target}"), memory
 
 
-def _down(bounds: Bounds, memory: Memory, load: Load, text: str) -> tuple[Decision, Memory]:
+def _down(
+    bounds: Bounds, memory: Memory, load: Load, text: str, unread: list[str]
+) -> tuple[Decision, Memory]:
     if load.current > bounds.maximum:
         return Decision(bounds.maximum, Why.DOWN, f"maxReplicas is {bounds.maximum}"), memory
-    if _idle(bounds, memory, load):
+    if not unread and _idle(bounds, memory, load):
         idle = load.now - (memory.busy_at or load.now)
         text = f"no request for {idle:.0f} s, and a gateway holds those that come"
-        return Decision(0, Why.TO_ZERO, text), replace(memory, last_down=load.now, needed=())
+        return Decision(0, Why.TO_ZERO, text), replace(memory, needed=())
     highest = max((value for _, value in memory.needed), default=0.0)
     safe = max(math.ceil(_settled(highest)) + bounds.spare, bounds.minimum, 1)
     if safe >= load.current:
         why = Why.AT_MINIMUM if load.current == bounds.minimum else Why.STEADY
         return Decision(load.current, why, text), memory
-    held_back = _held_back(bounds, memory, load)
-    if held_back:
+    held_back = f"{unread[0]} could not be read" if unread else _held_back(bounds, memory, load)
+    target = max(safe, least(bounds.down, memory.steps, load.current, load.now))
+    if held_back or target >= load.current:
+        held_back = held_back or "behavior.scaleDown allows no fewer now"
         return Decision(load.current, Why.WAITING, f"{safe} would do, but {held_back}"), memory
-    step = max(bounds.down.pods, load.current * bounds.down.percent // 100)
-    target = max(safe, load.current - step)
-    text = f"the most of the last {max(bounds.down.window, 2 * load.ready_seconds):.0f} s needs {safe}"
-    return Decision(target, Why.DOWN, text), replace(memory, last_down=load.now)
+    window = max(bounds.down.window, 2 * load.ready_seconds)
+    text = f"the most of the last {window:.0f} s needs {safe}, so {target}"
+    return Decision(target, Why.DOWN, text), memory
 
 
 def _held_back(bounds: Bounds, memory: Memory, load: Load) -> str:
@@ -189,8 +229,8 @@ def _held_back(bounds: Bounds, memory: Memory, load: Load) -> str:
         (load.rolling, "a rollout is on its way"),
         (load.ready < load.current, "not all replicas are ready"),
         (load.silent > 0, f"{load.silent} pods do not report"),
-        (load.now - memory.last_down < bounds.down.period, "the last step down was moments ago"),
-        (load.now - memory.last_up < DOWN_AFTER_UP, "the last step up was moments ago"),
+        (load.now - memory.last_down < bounds.down.pause, "the last step down was moments ago"),
+        (load.now - memory.last_up < bounds.rest, "the last step up was moments ago"),
         (any(pod.waiting > 0 for pod in load.fresh), "requests wait"),
         (left > 0 and cache / left >= KV_AFTER_DOWN, "the KV cache of the others would be nearly full"),
     )
@@ -203,7 +243,8 @@ def _idle(bounds: Bounds, memory: Memory, load: Load) -> bool:
         return False
     if load.rolling or load.silent or in_flight(load) > 0 or memory.busy_at is None:
         return False
-    return load.now - memory.busy_at >= max(ZERO_AFTER, 5 * load.ready_seconds)
+    wait = max(ZERO_AFTER, 5 * load.ready_seconds) if bounds.idle is None else bounds.idle
+    return load.now - memory.busy_at >= wait
 
 
 def _at_zero(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memory]:
@@ -211,11 +252,13 @@ def _at_zero(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memo
         bears, _ = capacity(memory.learned, bounds.max_num_seqs, bounds.tpot)
         target = max(1, bounds.minimum, math.ceil(_settled(load.held / bears)))
         text = f"{load.held:.0f} requests are held"
-        woken = replace(memory, last_up=load.now, busy_at=load.now, needed=())
+        woken = replace(memory, busy_at=load.now, needed=())
         return Decision(min(target, bounds.maximum), Why.FROM_ZERO, text), woken
-    if bounds.minimum > 0 or load.held is None:
+    if bounds.minimum > 0 or not load.gateway:
         floor = max(1, bounds.minimum)
-        return Decision(floor, Why.UP, f"the minimum is {floor}"), replace(memory, last_up=load.now)
+        return Decision(floor, Why.UP, f"the minimum is {floor}"), memory
+    if load.held is None:
+        return Decision(0, Why.STALE, "no gateway says whether requests are held; nothing is changed"), memory
     return Decision(0, Why.STEADY, "no request is held"), memory
 
 

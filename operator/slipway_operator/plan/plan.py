@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.pod import render_pod
 from slipway_operator.plan.prepare import Prepared, prepare
 from slipway_operator.plan.render import owner_reference, render_deployment, render_single
+from slipway_operator.plan.replicas import replicas_of
 from slipway_operator.plan.revision import LABEL_REVISION, Rendering, render_revision
 from slipway_operator.plan.sizing import Sizing, doubted, engine_of, size, unread
 from slipway_operator.plan.support import unsupported_field
@@ -44,9 +45,11 @@ class Plan:
         sizing: how a replica fits, or why that is not known.
         prepared: how far everything is that new pods need.
         class_name: the class in force.
+        spec: the object's spec with what its class adds.
     """
 
     suspended: bool
+    spec: LLMDeploymentSpec = field(repr=False)
     values: Effective
     children: Sequence[tuple[Kind, Object]]
     surplus: Sequence[tuple[Kind, Object]]
@@ -104,7 +107,8 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
         missing = unsupported_field(spec)
         if missing is not None:
             return Refusal(Reason.UNSUPPORTED_FIELD, missing)
-        prepared = prepare(world, found, resolve(key_of(parent).name, found, installation))
+        values = resolve(key_of(parent).name, found, installation)
+        prepared = prepare(world, found, replace(values, replicas=replicas_of(spec, world.scaled)))
     except ValidationError as error:
         return Refusal(Reason.INVALID_SPEC, explain(error))
     except Refused as error:
@@ -131,6 +135,7 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
         children = [child for child in children if child[0] not in PER_REVISION]
     return Plan(
         suspended=spec.suspend,
+        spec=spec,
         values=values,
         children=[*prepared.children, *children],
         surplus=[*_surplus(world, course), *prepared.surplus],

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
+from slipway_api.conditions import Reason
 from slipway_api.inspection import Inspection
+from slipway_api.v1alpha1 import AutoscalingStatus
 from slipway_operator.kinds import Key, Kind, Object
 from slipway_operator.plan.cache import View
+
+
+@dataclass(frozen=True)
+class Scaled:
+    """What the autoscaler last decided for an object, and what it has to say in the status."""
+
+    replicas: int
+    status: AutoscalingStatus
+    active: tuple[Literal["True", "False", "Unknown"], Reason, str]
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,7 @@ class World:
         known: what its model is, where somebody has looked already.
         alone: whether there will be no operator: pods fetch for themselves then.
         holders: who holds accelerators like those that its pods wait for, as words for people.
+        scaled: what the autoscaler decided; None where nobody asked it.
     """
 
     parent: Object
@@ -43,3 +56,4 @@ class World:
     known: Inspection | None = None
     alone: bool = False
     holders: str = ""
+    scaled: Scaled | None = None

@@ -123,7 +123,9 @@ class _Cluster:
         held = float(len(self._held)) if self._setting.gateway else None
         requests = sum(replica.requests for replica in self._replicas) + len(self._held)
         self._outcome.timeline.append((now, self._wanted, len(ready), requests))
-        return Load(now, self._wanted, len(ready), pods, held, ready_seconds=self._setting.start_seconds)
+        start = self._setting.start_seconds
+        gateway = self._setting.gateway
+        return Load(now, self._wanted, len(ready), pods, held, ready_seconds=start, gateway=gateway)
 
     def _finishing(self, replica: Replica, now: float) -> float | None:
         before = self._seen.get(replica.number)

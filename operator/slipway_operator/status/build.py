@@ -90,6 +90,7 @@ def build_status(seen: Observation) -> dict[str, Any]:
         class_name=plan.class_name if plan else None,
         model=_model(plan.prepared) if plan else None,
         plan=_planned(seen.plan, seen.measured),
+        autoscaling=seen.world.scaled.status if seen.world.scaled else None,
         conditions=conditions_of(_verdict(seen, pods), seen.parent, seen.now),
     )
     return status.model_dump(by_alias=True, exclude_none=True)
@@ -188,6 +189,7 @@ def _verdict(seen: Observation, pods: _Pods) -> Verdict:
         suspended=plan is not None and plan.suspended,
         held=held if complete else None,
         upgrade=upgrade(plan) if plan is not None else None,
+        scaling=seen.world.scaled.active if seen.world.scaled else None,
     )
 
 

@@ -32,6 +32,8 @@ class Verdict:
     """Why a rollout that is as far as it may go is not at its end: paused, or a canary."""
     upgrade: str | None = ""
     """What the operator would make otherwise now, in one sentence; empty: nothing; None: nobody knows."""
+    scaling: Told | None = None
+    """What the autoscaler says; None where the object decides on its replicas itself."""
 
     @property
     def stalled(self) -> bool:
@@ -53,6 +55,7 @@ def conditions_of(verdict: Verdict, parent: Object, now: str) -> list[StatusCond
         Condition.ACCEPTED: _accepted(verdict),
         Condition.MODEL_READY: _model_ready(verdict),
         Condition.AVAILABLE: _available(verdict),
+        **({Condition.AUTOSCALING_ACTIVE: verdict.scaling} if verdict.scaling else {}),
         Condition.UP_TO_DATE: _up_to_date(verdict),
         Condition.RECONCILING: _reconciling(verdict),
         Condition.STALLED: _stalled(verdict),
@@ -152,6 +155,8 @@ def _ready(verdict: Verdict) -> Told:
         return "False", _reason(verdict), sentence(verdict)
     if verdict.zero is Reason.SUSPENDED:
         return "True", Reason.SUSPENDED, "Suspended: no pods run until spec.suspend is false again."
+    if verdict.zero is not None and verdict.scaling is not None:
+        return "True", verdict.zero, "No pods run: nobody asked for a while; the gateway wakes it."
     if verdict.zero is not None:
         return "True", verdict.zero, "No pods run, as spec.replicas: 0 asks for."
     if verdict.held is Reason.PAUSED:
