@@ -7,12 +7,15 @@ import asyncio
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from slipway_gateway import logs, tenants
 from slipway_gateway.gateway import Gateway
 from slipway_gateway.kube import AUTO, NoCluster, find
 from slipway_gateway.limits import Limits, Timeouts
+from slipway_gateway.room import HoldLimits
 from slipway_gateway.settings import AuthMode, Settings
+from slipway_gateway.tls import Files, NoCertificate
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _add_run(run: argparse.ArgumentParser) -> None:
-    limits, timeouts = Limits(), Timeouts()
+    limits, timeouts, holds = Limits(), Timeouts(), HoldLimits()
     run.add_argument("--host", default="0.0.0.0", help="address to listen on")  # noqa: S104 - a pod's front door
     run.add_argument("--port", type=int, default=8080, help="port of the API")
     run.add_argument("--admin-port", type=int, default=9090, help="port of /healthz, /readyz and /metrics")
@@ -57,6 +60,21 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="set the engine's cache_salt from the tenant",
+    )
+    run.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate chain of the API's port, PEM")
+    run.add_argument("--tls-key", metavar="FILE", type=Path, help="its key; both are read again on change")
+    run.add_argument(
+        "--holds-reader",
+        default="",
+        metavar="USER",
+        help="who may read which deployments requests wait for, and wakes them: "
+        "system:serviceaccount:NAMESPACE:NAME",
+    )
+    run.add_argument(
+        "--max-held-bytes", type=_positive, default=holds.max_bytes, help="of requests that wait for a pod"
+    )
+    run.add_argument(
+        "--max-hold-seconds", type=_seconds, default=holds.seconds, help="that a request waits for a pod"
     )
     run.add_argument(
         "--max-body-bytes", type=_positive, default=limits.max_body_bytes, help="largest request"
@@ -117,6 +135,14 @@ def _namespaces(text: str) -> frozenset[str]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def _tls(certificate: Path | None, key: Path | None) -> Files | None:
+    if certificate is None and key is None:
+        return None
+    if certificate is None or key is None:
+        raise NoCertificate("--tls-cert and --tls-key go together; give both.")
+    return Files(certificate, key)
+
+
 def settings_of(args: argparse.Namespace) -> Settings:
     """Return the settings that a command line asks for."""
     return Settings(
@@ -127,6 +153,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         namespaces=tuple(args.namespace),
         kubeconfig=args.kubeconfig,
         set_salt=args.cache_salt,
+        tls=_tls(args.tls_cert, args.tls_key),
+        holds_reader=args.holds_reader,
+        holds=HoldLimits(args.max_held_bytes, args.max_hold_seconds),
         limits=Limits(
             max_body_bytes=args.max_body_bytes,
             max_buffered_bytes=args.max_buffered_bytes,
@@ -166,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(args.log_level)
     try:
         asyncio.run(_run(settings_of(args)))
-    except NoCluster as error:
+    except (NoCluster, NoCertificate) as error:
         print(f"slipway-gateway: {error}", file=sys.stderr)
         return 1
     return 0

@@ -114,6 +114,11 @@ class Balancer:
         """Return the number of requests on their way."""
         return sum(state.outstanding for state in self._pods.values())
 
+    def load(self, endpoints: Iterable[Endpoint]) -> int:
+        """Return the number of requests on their way to these pods."""
+        states = map(self._pods.get, endpoints)
+        return sum(state.outstanding for state in states if state is not None)
+
     def ejected(self, now: float) -> int:
         """Return the number of pods that sit out."""
         return sum(1 for s in self._pods.values() if s.ejected_until is not None and now < s.ejected_until)

@@ -151,14 +151,12 @@ def contended(what: str) -> GatewayError:
     )
 
 
-def unavailable(message: str) -> GatewayError:
+def unavailable(
+    message: str, code: str = "no_endpoint", retry_after: int = RETRY_AFTER_UNAVAILABLE
+) -> GatewayError:
     """The deployment has no pod that could answer."""
     return GatewayError(
-        503,
-        message,
-        kind="server_error",
-        code="no_endpoint",
-        headers={"Retry-After": str(RETRY_AFTER_UNAVAILABLE)},
+        503, message, kind="server_error", code=code, headers={"Retry-After": str(retry_after)}
     )
 
 

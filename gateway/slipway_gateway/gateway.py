@@ -11,21 +11,29 @@ import aiohttp
 from aiohttp import web
 
 from slipway_gateway import admin, upstream
+from slipway_gateway.fleet import Fleet
 from slipway_gateway.follow import Watches
 from slipway_gateway.frontdoor import FrontDoor, Guard, NoGuard, TenantGuard
+from slipway_gateway.holds import PATH as HOLDS
+from slipway_gateway.holds import Holds
 from slipway_gateway.kube import Access
 from slipway_gateway.limits import Admission
 from slipway_gateway.listener import Listener
 from slipway_gateway.metrics import Metrics, Picture
 from slipway_gateway.proxy import Proxy
 from slipway_gateway.record import AccessLog
+from slipway_gateway.reviews import Reviews
+from slipway_gateway.room import Room
 from slipway_gateway.settings import AuthMode, Settings
+from slipway_gateway.tls import Certificate
 from slipway_gateway.world import World
 
 log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 CLOSE_SECONDS = 2.0
+GOODBYE_SECONDS = 1.0
+"""Of the time to drain, kept for telling those who still wait."""
 
 
 class Gateway:
@@ -36,6 +44,8 @@ class Gateway:
         self._access = access
         self._access_log = access_log or AccessLog()
         self._draining = False
+        self.certificate = Certificate(settings.tls) if settings.tls else None
+        self._following: asyncio.Task[None] | None = None
         self.world = World()
         self.admission = Admission(settings.limits)
         self.metrics = Metrics()
@@ -47,9 +57,14 @@ class Gateway:
         settings = self._settings
         self._to_pods = upstream.open_session(settings.timeouts)
         self._to_api = aiohttp.ClientSession(trust_env=False)
+        fleet = Fleet(self.world, self.metrics)
+        self.room = Room(self.world, fleet.load, settings.holds, wakes=bool(settings.holds_reader))
+        self.world.told = self.room.look
         proxy = Proxy(
             self.world,
             self._to_pods,
+            fleet,
+            self.room,
             self.admission,
             self.metrics,
             settings.limits,
@@ -58,12 +73,14 @@ class Gateway:
         )
         self.watches = Watches(self._to_api, self._access, self.world, settings)
         self.metrics.registry.register(
-            Picture(self.world, self.admission, proxy.balancers, self.watches.heard)
+            Picture(self.world, self.admission, self.room, fleet.balancers, self.watches.heard)
         )
         self.door = FrontDoor(
             self.world, self._guard(), proxy, self.admission, self.metrics, self._access_log
         )
         self.watches.start()
+        if self.certificate is not None:
+            self._following = asyncio.create_task(self.certificate.follow())
         await self._listen()
 
     def _guard(self) -> Guard:
@@ -75,19 +92,30 @@ class Gateway:
     async def _listen(self) -> None:
         settings = self._settings
         listener = Listener(self.door.handle, self.door.unreadable, settings.limits, settings.timeouts)
-        self._front = web.ServerRunner(listener, shutdown_timeout=CLOSE_SECONDS)
+        self._listener = listener
+        admin_side = admin.application(self.metrics.registry, self._dead, self._unready)
+        if settings.holds_reader:
+            self.reviews = Reviews(self._to_api, self._access)
+            holds = Holds(self.room, self.reviews, settings.holds_reader)
+            admin_side.router.add_get(HOLDS, holds.handle)
         self._admin = web.AppRunner(
-            admin.application(self.metrics.registry, self._dead, self._unready),
+            admin_side,
             access_log=None,
+            handler_cancellation=True,
             shutdown_timeout=CLOSE_SECONDS,
         )
-        await self._front.setup()
         await self._admin.setup()
         # Probes can be answered before the first request is.
         await web.TCPSite(self._admin, settings.host, settings.admin_port).start()
-        self._site = web.TCPSite(self._front, settings.host, settings.port, backlog=BACKLOG)
-        await self._site.start()
-        self.port = self._front.addresses[0][1]
+        self._server = await asyncio.get_running_loop().create_server(
+            listener,
+            settings.host,
+            settings.port,
+            backlog=BACKLOG,
+            ssl=self.certificate.context if self.certificate else None,
+            ssl_handshake_timeout=settings.timeouts.header if self.certificate else None,
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
         self.admin_port = self._admin.addresses[0][1]
         log.info("listening on %s, admin on %s", self.port, self.admin_port)
 
@@ -104,17 +132,29 @@ class Gateway:
         """Take no more connections, and wait for what runs, within the limit."""
         self._draining = True
         self.door.closing = True
-        await self._site.stop()
+        self._server.close()
         log.info("draining: %d requests to finish", self.admission.requests)
         try:
             async with asyncio.timeout(self._settings.timeouts.drain):
-                await self.admission.until_empty()
+                await self._until_empty()
         except TimeoutError:
             log.warning("%d requests were cut by --drain-seconds", self.admission.requests)
 
+    async def _until_empty(self) -> None:
+        try:
+            async with asyncio.timeout(max(0.0, self._settings.timeouts.drain - GOODBYE_SECONDS)):
+                await self.admission.until_empty()
+        except TimeoutError:
+            self.room.dismiss_all()
+            await self.admission.until_empty()
+
     async def stop(self) -> None:
         """Close everything."""
-        await self._front.cleanup()
+        self._server.close()
+        if self._following is not None:
+            self._following.cancel()
+        self._listener.pre_shutdown()
+        await self._listener.shutdown(CLOSE_SECONDS)
         await self.watches.stop()
         await self._admin.cleanup()
         await self._to_pods.close()

@@ -11,6 +11,9 @@ REQUEST_ID: Final = "x-request-id"
 
 _TO_POD: Final = ("Accept", "User-Agent", "tracestate", "baggage")
 _TO_CLIENT: Final = ("Content-Type", "Cache-Control", "Retry-After", "openai-processing-ms", "openai-model")
+_PATIENCE: Final = ("x-stainless-read-timeout", "x-stainless-timeout")
+"""Seconds that OpenAI's clients say they wait."""
+_SECONDS = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(-[!-~]*)?")
 
@@ -19,6 +22,12 @@ def request_id(headers: Mapping[str, str]) -> str:
     """Return the client's request id where it is one, or a new one."""
     given = headers.get(REQUEST_ID, "")
     return given if _ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"
+
+
+def patience(headers: Mapping[str, str]) -> float | None:
+    """Return how many seconds the client waits for an answer to begin, where it says so."""
+    given = [headers[name] for name in _PATIENCE if _SECONDS.fullmatch(headers.get(name, ""))]
+    return min(map(float, given), default=None)
 
 
 def to_pod(headers: Mapping[str, str], identity: str) -> dict[str, str]:

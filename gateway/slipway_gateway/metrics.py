@@ -17,6 +17,7 @@ from slipway_gateway.balance import Balancer
 from slipway_gateway.limits import Admission
 from slipway_gateway.objects import Key
 from slipway_gateway.record import Record
+from slipway_gateway.room import Room
 from slipway_gateway.world import World
 
 _CODES: Final = frozenset({200, 400, 401, 404, 405, 408, 413, 415, 422, 429, 499, 500, 502, 503, 504})
@@ -104,11 +105,13 @@ class Picture(Collector):
         self,
         world: World,
         admission: Admission,
+        room: Room,
         balancers: Callable[[], Iterable[tuple[Key, Balancer]]],
         heard: Callable[[], Mapping[str, float]],
     ) -> None:
         self._world = world
         self._admission = admission
+        self._room = room
         self._balancers = balancers
         self._heard = heard
 
@@ -116,6 +119,11 @@ class Picture(Collector):
         """Yield the gauges as of now."""
         yield _plain("requests_in_progress", "Requests being carried.", self._admission.requests)
         yield _plain("buffered_bytes", "Bytes of requests being held.", self._admission.buffered)
+        yield _plain("held_bytes", "Bytes of requests that wait for a place on a pod.", self._room.bytes)
+        held = _family("held_requests", "Requests that wait for a place on a deployment's pods.")
+        for key, count, _ in self._room.held():
+            held.add_metric(key, count)
+        yield held
         outstanding = _family("outstanding_requests", "Requests on their way to a deployment's pods.")
         ejected = _family("ejected_endpoints", "Pods that sit out after failures.")
         now = time.monotonic()

@@ -45,6 +45,21 @@ class Deployment:
     """The message of its Ready condition while that is not True: why it does not serve."""
     prefix_characters: int | None = None
     """How much of a prompt decides on the pod; None: the least loaded one is taken."""
+    adapters: tuple[str, ...] = ()
+    """Names of its LoRA adapters, which are asked for like models."""
+    from_zero: bool = False
+    """Whether it may be at zero and be woken: autoscaling.minReplicas is 0, and nothing blocks it."""
+    sequences: int | None = None
+    """Requests that one of its pods carries at a time, as far as its status says."""
+    max_held: int | None = None
+    max_hold_seconds: int | None = None
+    digest: str = ""
+    """Of the model: its digest, or the commit it was resolved to."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every bare name that it claims."""
+        return (*self.served_names, *self.adapters)
 
     @property
     def age_order(self) -> tuple[str, str, Key]:
@@ -99,17 +114,51 @@ def read_deployment(obj: Any) -> Deployment | None:
     if key is None:
         return None
     meta, spec = _mapping(obj.get("metadata")), _mapping(obj.get("spec"))
-    names = _list(_mapping(spec.get("model")).get("servedNames"))
-    served = tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name))
+    model, status = _mapping(spec.get("model")), _mapping(obj.get("status"))
+    served = _names(_list(model.get("servedNames"))) or (key.name,)
+    adapters = _names([_mapping(adapter).get("name") for adapter in _list(model.get("adapters"))])
+    scaling = spec.get("autoscaling")
+    parked = spec.get("suspend") is True or (not scaling and spec.get("replicas") == 0)
+    routing, effective = _mapping(spec.get("routing")), _effective(status)
     return Deployment(
         key=key,
         created=_text(meta.get("creationTimestamp")),
         uid=_text(meta.get("uid")),
-        served_names=served or (key.name,),
-        suspended=spec.get("suspend") is True or spec.get("replicas") == 0,
-        sentence=_why_not_ready(_mapping(obj.get("status"))),
-        prefix_characters=_prefix_characters(_mapping(spec.get("routing"))),
+        served_names=served,
+        suspended=parked,
+        sentence=_why_not_ready(status),
+        prefix_characters=_prefix_characters(routing),
+        adapters=tuple(name for name in adapters if name not in served),
+        from_zero=not parked and _mapping(scaling).get("minReplicas") == 0 and not _blocked(status),
+        sequences=_count(effective.get("engine.maxNumSeqs"), least=1),
+        max_held=_count(routing.get("maxHeldRequests", effective.get("routing.maxHeldRequests"))),
+        max_hold_seconds=_count(routing.get("maxHoldSeconds", effective.get("routing.maxHoldSeconds"))),
+        digest=_text(_mapping(status.get("model")).get("digest"))
+        or _text(_mapping(status.get("model")).get("commit")),
     )
+
+
+def _names(values: list[Any]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(name for name in values if isinstance(name, str) and name))
+
+
+def _effective(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the values in force, by field: a class may have set them."""
+    values = map(_mapping, _list(_mapping(status.get("plan")).get("effective")))
+    return {_text(entry.get("field")): entry.get("value") for entry in values}
+
+
+def _count(value: Any, least: int = 0) -> int | None:
+    """Return a count, which the status writes as text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value[:9])
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= least else None
+
+
+def _blocked(status: Mapping[str, Any]) -> bool:
+    """Return whether waiting is in vain: the operator gave up on it, or refuses it."""
+    conditions = {c.get("type"): c.get("status") for c in map(_mapping, _list(status.get("conditions")))}
+    return conditions.get("Stalled") == "True" or conditions.get("Accepted") == "False"
 
 
 def _prefix_characters(routing: Mapping[str, Any]) -> int | None:

@@ -12,22 +12,16 @@ import aiohttp
 from aiohttp import web
 
 from slipway_gateway import affinity, answer, bodies, errors, headers, retry, upstream
-from slipway_gateway.balance import Balancer
+from slipway_gateway.fleet import Fleet, Pods
 from slipway_gateway.limits import Admission, Buffer, Limits, Timeouts
 from slipway_gateway.metrics import Metrics
 from slipway_gateway.objects import Deployment, Endpoint, Key
 from slipway_gateway.record import UPSTREAM_FAILED, Record
+from slipway_gateway.refusals import no_pod
+from slipway_gateway.room import Ask, Place, Room
 from slipway_gateway.routing import Routes, Sight, upstream_model
 from slipway_gateway.tenants import Caller
 from slipway_gateway.world import World
-
-
-@dataclass(slots=True)
-class Pods:
-    """What is remembered of a deployment's pods."""
-
-    balancer: Balancer = field(default_factory=Balancer)
-    budget: retry.RetryBudget = field(default_factory=retry.RetryBudget)
 
 
 @dataclass(slots=True)
@@ -41,6 +35,7 @@ class Delivery:
     headers: dict[str, str]
     pods: Pods
     record: Record
+    ask: Ask
     prefix: bytes | None = None
     """The beginning of the prompt, where it decides on the pod."""
     tried: list[Endpoint] = field(default_factory=list)
@@ -58,6 +53,8 @@ class Proxy:
         self,
         world: World,
         session: aiohttp.ClientSession,
+        fleet: Fleet,
+        room: Room,
         admission: Admission,
         metrics: Metrics,
         limits: Limits,
@@ -72,12 +69,8 @@ class Proxy:
         self._limits = limits
         self._timeouts = timeouts
         self._set_salt = set_salt
-        self._pods: dict[Key, Pods] = {}
-        self._generation = world.generation
-
-    def balancers(self) -> list[tuple[Key, Balancer]]:
-        """Return the balancers of all deployments that were asked for."""
-        return [(key, pods.balancer) for key, pods in self._pods.items()]
+        self._fleet = fleet
+        self._room = room
 
     async def carry(
         self, request: web.BaseRequest, path: str, caller: Caller, record: Record
@@ -129,30 +122,28 @@ class Proxy:
             path=path,
             body=body.with_members(changes) if changes else raw,
             headers=headers.to_pod(request.headers, record.request_id),
-            pods=self._pods_of(deployment.key),
+            pods=self._fleet.of(deployment.key),
             record=record,
+            ask=Ask(deployment.key, caller.tenant, len(raw), len(raw) / 4, headers.patience(request.headers)),
             prefix=_prefix(deployment, body, caller),
         )
 
-    def _pods_of(self, key: Key) -> Pods:
-        if self._generation != self._world.generation:
-            self._generation = self._world.generation
-            self._forget_gone(self._world.routes())
-        return self._pods.setdefault(key, Pods())
-
-    def _forget_gone(self, routes: Routes) -> None:
-        for key, pods in list(self._pods.items()):
-            if key not in routes.deployments and not pods.balancer.outstanding():
-                del self._pods[key]
-                self._metrics.forget(key)
-
     async def _deliver(self, delivery: Delivery) -> web.StreamResponse:
         delivery.pods.budget.earn()
+        place = await self._room.enter(delivery.ask)
+        delivery.record.held = place.waited
+        try:
+            return await self._send(delivery, place)
+        finally:
+            place.end()
+
+    async def _send(self, delivery: Delivery, place: Place) -> web.StreamResponse:
         endpoint = self._pick(delivery)
         if endpoint is None:
             raise no_pod(delivery.deployment)
         while True:
             with _on_its_way(delivery, endpoint):
+                place.sent()
                 result = await self._attempt(delivery, endpoint)
             if isinstance(result, web.StreamResponse):
                 return result
@@ -245,14 +236,3 @@ def find(routes: Routes, asked: str, sight: Sight) -> Deployment:
     if deployment is None:
         raise errors.model_not_found(asked, (name for name, _ in routes.names(sight)))
     return deployment
-
-
-def no_pod(deployment: Deployment) -> errors.GatewayError:
-    """Say why nobody can answer for a deployment."""
-    key = deployment.key
-    if deployment.suspended:
-        return errors.unavailable(
-            f"{key} is parked (spec.suspend is true, or spec.replicas is 0); its owner can start it again."
-        )
-    why = f": {deployment.sentence}" if deployment.sentence else "; it may be starting."
-    return errors.unavailable(f"No pod of {key} is ready{why}")

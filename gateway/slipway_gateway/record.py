@@ -36,6 +36,8 @@ class Record:
     """One of the four words above."""
     bytes_in: int = 0
     bytes_out: int = 0
+    held: float = 0.0
+    """Seconds that it waited for a place on a pod."""
     first_byte: float | None = None
     """Seconds until the pod's response began."""
 
@@ -67,6 +69,7 @@ class AccessLog:
             "outcome": record.outcome,
             "ms": round(record.seconds() * 1000, 1),
             "first_byte_ms": None if record.first_byte is None else round(record.first_byte * 1000, 1),
+            "held_ms": round(record.held * 1000, 1),
             "bytes_in": record.bytes_in,
             "bytes_out": record.bytes_out,
         }

@@ -1,7 +1,8 @@
 """From objects to names: which LLMDeployment a model name means, for a caller who sees some namespaces. Pure.
 
-`namespace/name` always means that object. Any other name belongs to its oldest claim (creationTimestamp, then
-UID) among the namespaces the caller sees, so a later object never takes over somebody's traffic.
+`namespace/name` always means that object, and `namespace/name:adapter` one of its LoRA adapters. Any other
+name (a served name, an adapter's) belongs to its oldest claim (creationTimestamp, then UID) among the
+namespaces the caller sees, so a later object never takes over somebody's traffic.
 """
 
 from __future__ import annotations
@@ -43,6 +44,10 @@ class Routes:
             exact = self.deployments.get(Key(namespace, name))
             if exact is not None:
                 return exact
+            base, _, adapter = name.partition(":")
+            owner = self.deployments.get(Key(namespace, base))
+            if owner is not None and adapter in owner.adapters:
+                return owner
         return self._oldest(model, sight)
 
     def _oldest(self, name: str, sight: Sight) -> Deployment | None:
@@ -57,6 +62,17 @@ class Routes:
             held = [n for n in deployment.served_names if self.resolve(n, sight) is deployment]
             for name in held or [str(deployment.key)]:
                 yield name, deployment
+            for name in deployment.adapters:
+                mine = self.resolve(name, sight) is deployment
+                yield name if mine else f"{deployment.key}:{name}", deployment
+
+    def taken(self) -> Iterator[tuple[Deployment, str, Deployment]]:
+        """Yield each claim that an older one precedes: the deployment, the name, and who holds it.
+
+        Seen by somebody who sees every namespace; a tenant that does not see the holder's gets the name.
+        """
+        for name, (holder, *later) in self.claims.items():
+            yield from ((deployment, name, holder) for deployment in later)
 
 
 def build(deployments: Iterable[Deployment]) -> Routes:
@@ -64,14 +80,17 @@ def build(deployments: Iterable[Deployment]) -> Routes:
     by_age = tuple(sorted(deployments, key=lambda d: d.age_order))
     claims: dict[str, list[Deployment]] = defaultdict(list)
     for deployment in by_age:
-        for name in deployment.served_names:
+        for name in deployment.names:
             claims[name].append(deployment)
     return Routes({d.key: d for d in by_age}, {n: tuple(c) for n, c in claims.items()}, by_age)
 
 
 def upstream_model(deployment: Deployment, asked: str) -> str:
     """Return the name under which the engine of `deployment` serves what was asked for."""
-    return asked if asked in deployment.served_names else deployment.served_names[0]
+    if asked in deployment.names:
+        return asked
+    adapter = asked.removeprefix(f"{deployment.key}:")
+    return adapter if adapter in deployment.adapters else deployment.served_names[0]
 
 
 def endpoints_of(slices: Iterable[Slice]) -> tuple[Endpoint, ...]:

@@ -7,6 +7,8 @@ from enum import StrEnum
 
 from slipway_gateway.kube import AUTO
 from slipway_gateway.limits import Limits, Timeouts
+from slipway_gateway.room import HoldLimits
+from slipway_gateway.tls import Files
 
 
 class AuthMode(StrEnum):
@@ -28,5 +30,10 @@ class Settings:
     """Namespaces whose deployments are served; none: all."""
     kubeconfig: str = AUTO
     set_salt: bool = True
+    tls: Files | None = None
+    """Certificate and key of the API's port; none: plain HTTP."""
+    holds_reader: str = ""
+    """User name of whoever reads what is held, and wakes it; nobody: nothing is held at zero."""
+    holds: HoldLimits = field(default_factory=HoldLimits)
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)

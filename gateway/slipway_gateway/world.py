@@ -116,6 +116,8 @@ class World:
         self._endpoints: dict[Key, tuple[Endpoint, ...]] = {}
         self.generation = 0
         """Grows whenever a deployment comes, goes or changes."""
+        self.told: Callable[[Key], None] = lambda _: None
+        """Called after a deployment, or its pods, changed."""
 
     def routes(self) -> Routes:
         """Return the routes as of now."""
@@ -142,6 +144,7 @@ class World:
         self._routes = None
         self._endpoints.pop(deployment.key, None)
         self.generation += 1
+        self.told(deployment.key)
 
     def _secret_changed(self, _: SecretData) -> None:
         self._keyring = None
@@ -157,3 +160,4 @@ class World:
         if not of:
             del self._slices_of[piece.service]
         self._endpoints.pop(piece.service, None)
+        self.told(piece.service)

@@ -25,6 +25,7 @@ from slipway_gateway.tenants import digest_of
 DEPLOYMENTS = "/apis/slipway.dev/v1alpha1/llmdeployments"
 SLICES = "/apis/discovery.k8s.io/v1/endpointslices"
 SECRETS = "/api/v1/namespaces/slipway-system/secrets"
+OPERATOR = "system:serviceaccount:slipway-system:slipway-operator"
 
 
 async def until(condition: Callable[[], Any], seconds: float = 5.0) -> None:
@@ -48,6 +49,10 @@ class KubeServer:
         self.expire_in_stream = False
         self.expire_continue = False
         self.port = 0
+        self.reviews: list[dict[str, Any]] = []
+        self.knows_audiences = True
+        self.users: dict[str, str] = {}
+        """Whose tokens there are, all for the gateway's audience."""
         self._changed = asyncio.Condition()
         self._runner: web.AppRunner | None = None
         self._watches: set[asyncio.Task[Any]] = set()
@@ -59,6 +64,7 @@ class KubeServer:
     async def start(self) -> None:
         app = web.Application()
         app.router.add_get("/{path:.*}", self._answer)
+        app.router.add_post("/apis/authentication.k8s.io/v1/tokenreviews", self._review)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
@@ -110,6 +116,18 @@ class KubeServer:
         if query.get("watch") == "true":
             return await self._watch(request, int(query["resourceVersion"]))
         return self._list(request.path, query)
+
+    async def _review(self, request: web.Request) -> web.Response:
+        if self.refuse_with is not None:
+            return web.json_response({"kind": "Status", "code": self.refuse_with}, status=self.refuse_with)
+        review = await request.json()
+        self.reviews.append(review)
+        user = self.users.get(review["spec"]["token"])
+        status: dict[str, Any] = {"authenticated": user is not None}
+        if user is not None:
+            status["user"] = {"username": user}
+            status |= {"audiences": review["spec"]["audiences"]} if self.knows_audiences else {}
+        return web.json_response(review | {"status": status}, status=201)
 
     def _list(self, path: str, query: dict[str, str]) -> web.Response:
         start, limit = int(query.get("continue") or 0), int(query.get("limit") or 0)
@@ -180,6 +198,17 @@ def deployment(
     }
     if message:
         obj["status"] = {"conditions": [{"type": "Ready", "status": "False", "message": message}]}
+    return obj
+
+
+def from_zero(
+    name: str = "chat", *, sequences: int = 2, namespace: str = "team-a", **routing: int
+) -> dict[str, Any]:
+    """An LLMDeployment that may be at zero, whose pods carry `sequences` requests each."""
+    obj = deployment(namespace, name)
+    obj["spec"] |= {"autoscaling": {"minReplicas": 0, "maxReplicas": 4}, "routing": routing}
+    effective = [{"field": "engine.maxNumSeqs", "value": str(sequences), "from": "spec"}]
+    obj["status"] = {"plan": {"effective": effective}}
     return obj
 
 

@@ -45,6 +45,19 @@ def test_the_program_takes_the_charts_arguments(helm: str, mode: str):
     assert settings.auth_mode is AuthMode(mode)
     assert settings.namespaces == ("a", "b")
     assert pod["terminationGracePeriodSeconds"] > settings.timeouts.drain
+    assert settings.holds_reader == "system:serviceaccount:sys:x-operator"
+    assert settings.tls is None
+
+
+def test_tls_comes_from_a_secret(helm: str):
+    objects = render(helm, "gateway.enabled=true", 'gateway.tls.secretName="front"')
+    pod = next(obj for obj in objects if obj["kind"] == "Deployment")["spec"]["template"]["spec"]
+    settings = settings_of(parser().parse_args(pod["containers"][0]["args"]))
+    assert settings.tls is not None
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "tls"]
+    assert volume["secret"]["secretName"] == "front"
+    mount = next(m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "tls")
+    assert {settings.tls.certificate.parent, settings.tls.key.parent} == {Path(mount["mountPath"])}
 
 
 @pytest.mark.parametrize("namespaces", ["[]", '["a"]'])
@@ -55,9 +68,12 @@ def test_it_may_look_and_nothing_more(helm: str, mode: str, namespaces: str):
     )
     roles = [obj for obj in objects if obj["kind"] in ("Role", "ClusterRole")]
     rules = [(obj, rule) for obj in roles for rule in obj["rules"]]
-    assert all(rule["verbs"] == ["get", "list", "watch"] for _, rule in rules)
+    reviews = [rule for _, rule in rules if rule["resources"] == ["tokenreviews"]]
+    assert [rule["verbs"] for rule in reviews] == [["create"]]
+    assert all(rule["verbs"] == ["get", "list", "watch"] for _, rule in rules if rule not in reviews)
     secrets = [obj for obj, rule in rules if "secrets" in rule["resources"]]
     assert [(obj["kind"], obj["metadata"]["namespace"]) for obj in secrets] == (
         [("Role", "sys")] if mode == "tenants" else []
     )
-    assert any(obj["kind"] == "ClusterRole" for obj in roles) == (namespaces == "[]")
+    wide = [obj for obj in roles if obj["kind"] == "ClusterRole" and obj["rules"][0] not in reviews]
+    assert bool(wide) == (namespaces == "[]")

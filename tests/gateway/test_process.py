@@ -48,7 +48,7 @@ async def running(kube: KubeServer, tmp_path: Path) -> AsyncIterator[Process]:
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not (
             found := re.search(rb"listening on (\d+), admin on (\d+)", await process.stderr.readline())
         ):

@@ -3,6 +3,11 @@
 {{ .Release.Name | trunc 55 | trimSuffix "-" }}-gateway
 {{- end }}
 
+{{- /* The Service of its admin port, on which the operator reads what is held: port name `admin`. */ -}}
+{{- define "slipway.gateway.admin" -}}
+{{ include "slipway.gateway" . }}-metrics
+{{- end }}
+
 {{- define "slipway.gateway.selector" -}}
 app.kubernetes.io/name: slipway-gateway
 app.kubernetes.io/instance: {{ .Release.Name }}
