@@ -16,6 +16,7 @@ from slipway_operator.explain.pods import PULL_SECRET_EVENT
 from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, LABEL_CACHE, Key, Object, key_of, uid_of
 from slipway_operator.moments import Clock, steady_clock, text_of
 from slipway_operator.observe import observe
+from slipway_operator.pace import Pace
 from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
 from slipway_operator.plan.cache import View, Wish
 from slipway_operator.plan.world import Scaled
@@ -90,12 +91,14 @@ class Reconciler:
         self._store, self._api, self._installation = store, api, installation
         self._measurements, self._scaling = measurements, scaling
         self._remember, self._caches, self._clock = remember, caches, clock or steady_clock()
+        self._pace = Pace()
 
     async def reconcile(self, key: Key) -> Result:
         """Reconcile one LLMDeployment; return what stays to be tried again. Raises OperatorError."""
         world = observe(self._store, key, self._caches.views)
         if world is None:
             self._caches.forget(key)
+            self._pace.forget(key)
             if self._measurements is not None:
                 self._measurements.forget(key)
             if self._scaling is not None:
@@ -109,8 +112,9 @@ class Reconciler:
             self._scaling.take(key, plan)
         self._caches.refer(key, plan.prepared.wish if isinstance(plan, Plan) else None, _mounted(world))
         problems = await self._apply(world, plan)
-        await self._tell(world, plan, problems, now)
-        again = plan.again if isinstance(plan, Plan) else None
+        wait = await self._tell(world, plan, problems, now)
+        times = [wait or None, plan.again if isinstance(plan, Plan) else None]
+        again = min((time for time in times if time is not None), default=None)
         return Result(problems, None if again is None else max(again, SOONEST))
 
     async def _apply(self, world: World, plan: Plan | Refusal) -> list[ApplyProblem]:
@@ -130,7 +134,8 @@ class Reconciler:
 
     async def _tell(
         self, world: World, plan: Plan | Refusal, problems: Sequence[ApplyProblem], now: float
-    ) -> None:
+    ) -> float:
+        """Write the status; return for how many seconds that may still wait."""
         status = build_status(
             Observation(
                 world=world,
@@ -141,7 +146,10 @@ class Reconciler:
                 measured=self._measured(world, plan),
             )
         )
-        await apply_status(self._api, world.parent, status, self._remember)
+        wait = self._pace.wait(key_of(world.parent), world.parent.get("status") or {}, status, now)
+        if not wait:
+            await apply_status(self._api, world.parent, status, self._remember)
+        return wait
 
     def _measured(self, world: World, plan: Plan | Refusal) -> MemoryStatus | None:
         if isinstance(plan, Refusal) or self._measurements is None:

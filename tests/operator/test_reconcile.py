@@ -29,6 +29,7 @@ from slipway_operator.kinds import (
 )
 from slipway_operator.metrics import Metrics
 from slipway_operator.moments import seconds_of
+from slipway_operator.pace import SETTLE_SECONDS
 from slipway_operator.plan.cache import Progress
 from slipway_operator.problems import Result
 from slipway_operator.reconcile import Reconciler
@@ -302,6 +303,21 @@ async def test_the_events_of_a_failed_pull_are_read_only_where_a_pull_secret_is_
     server.put(POD, pod)
     await operator.reconcile()
     assert reason(server) == Reason.IMAGE_PULL_FAILED
+
+
+async def test_a_starting_pod_is_told_of_once_its_stage_lasts(server, operator, parent, recorded):
+    await operator.reconcile()
+    server.writes.clear()
+    pod = recorded.pod(parent)
+    pod["status"] = {"phase": "Pending", "conditions": []}
+    server.put(POD, pod)
+    await operator.relister.fill()
+    result = await operator.reconciler.reconcile(KEY)
+    assert (server.writes, result.again) == ([], SETTLE_SECONDS)
+    assert reason(server) == Reason.PROGRESSING
+    operator.clock.now += SETTLE_SECONDS
+    await operator.reconcile()
+    assert (server.writes, reason(server)) == (["llmdeployments/status team/chat"], Reason.SCHEDULING)
 
 
 # -- what queues --------------------------------------------------------------------------------------------
