@@ -30,7 +30,7 @@ class Rows:
 
     def of(self, logits: torch.Tensor) -> torch.Tensor:
         """Return the rows; the logits themselves where that is all of them, in their order."""
-        if self.places == list(range(len(logits))):
+        if len(self.places) == len(logits) and self.places == list(range(len(logits))):
             return logits
         return logits[torch.tensor(self.places, device=logits.device)]
 
@@ -48,22 +48,23 @@ def sort(wanting: Sequence[Scheduled], logits: torch.Tensor, groups: Mapping[str
     """Score prompts and say whose the other rows are, before the step is recorded as computed."""
     batch, end = Batch(), 0
     for row in wanting:
-        request, group = row.request, groups[row.request.id]
-        start, end = end, end + row.rows
+        request, start, end = row.request, end, end + row.rows
         if request.pool is not None:
             request.pool.add(logits[start:end])
             request.scored += row.rows
         elif request.scored < request.score_until:
-            entries = _score(row, logits[start:end], group.asked.prompt_logprobs or 0)
+            entries = _score(row, logits[start:end], groups[request.id].asked.prompt_logprobs or 0)
             batch.outputs.append(RequestOutput(request.id, prompt_logprobs=entries))
         if row.samples:
-            rows = batch.searched if isinstance(group, Beams) else batch.sampled
+            rows = batch.searched if request.sampling.beam_width is not None else batch.sampled
             rows.add(end - 1, request)
     return batch
 
 
 def spread(batch: Batch, groups: Mapping[str, Group]) -> None:
     """Let the sequences that waited for a prompt draw from its last row too."""
+    if not any(groups[sequence.id].unborn for sequence in batch.sampled.sequences):
+        return
     rows = Rows()
     for place, sequence in zip(batch.sampled.places, batch.sampled.sequences, strict=True):
         rows.add(place, sequence, *groups[sequence.id].spawn(sequence))

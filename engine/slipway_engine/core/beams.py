@@ -18,7 +18,7 @@ class Beams(Group):
 
     def __init__(self, asked: NewRequest, leader: Request, scheduler: Scheduler, births: Births) -> None:
         super().__init__(asked, leader, scheduler, births)
-        self._unborn.clear()
+        self.unborn.clear()
         self._search = BeamSearch(leader)
         self._found: dict[Request, Candidates] = {}
         self._first_token: float | None = None

@@ -13,8 +13,6 @@ from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 
-import torch
-
 from slipway_engine.config import EngineConfig
 from slipway_engine.core import admission, batch
 from slipway_engine.core.beams import Beams
@@ -149,7 +147,7 @@ class EngineCore:
             assert not self._groups, "requests are there, but none could be scheduled"
         self._steps += 1
         self._step_seconds = time.monotonic() - began
-        self._pace.observe(sum(row.count for row in scheduled), self._step_seconds)
+        self._pace.observe(sum([row.count for row in scheduled]), self._step_seconds)
         return StepOutput(tuple(outputs), self.stats())
 
     def stats(self) -> CoreStats:
@@ -195,7 +193,7 @@ class EngineCore:
         return plan(self._backend.needs(memory.baseline), asked, memory.limit, available)
 
     def _budget(self) -> int:
-        streams = sum(request.debt == 1 for request in self._scheduler.running)
+        streams = sum([request.debt == 1 for request in self._scheduler.running])
         return self._pace.budget(streams, self._config.max_batch_tokens)
 
     def _stop_ids(self, request: NewRequest) -> frozenset[int]:
@@ -215,7 +213,6 @@ class EngineCore:
             error.retry_after = self._drain.retry_after(self._scheduler.waiting, time.monotonic())
             raise
 
-    @torch.inference_mode()
     def _compute(self, scheduled: Sequence[Scheduled], began: float) -> list[RequestOutput]:
         for row in scheduled:
             row.request.started = row.request.started or began

@@ -37,7 +37,7 @@ class Group:
         self.live = [leader]
         self.scheduler = scheduler
         self.births = births
-        self._unborn = list(range(1, asked.sampling.sequences))
+        self.unborn = list(range(1, asked.sampling.sequences))
 
     @property
     def over(self) -> bool:
@@ -49,24 +49,24 @@ class Group:
         for sequence in self.live:
             self.scheduler.remove(sequence)
         self.live.clear()
-        self._unborn.clear()
+        self.unborn.clear()
 
     def stop(self, index: int) -> None:
         """Let one choice end where it is; unknown ones are ignored."""
-        if index in self._unborn:
-            self._unborn.remove(index)
+        if index in self.unborn:
+            self.unborn.remove(index)
             return
         sequence = next((one for one in self.live if one.index == index), None)
-        if sequence is not None and self._unborn:  # it leads, and others need its prompt
-            sequence.index = self._unborn.pop(0)
+        if sequence is not None and self.unborn:  # it leads, and others need its prompt
+            sequence.index = self.unborn.pop(0)
             sequence.stream = self.births.stream(sequence.index)
         elif sequence is not None:
             self._end(sequence)
 
     def spawn(self, parent: Request) -> list[Request]:
         """Fork the sequences that wait for the prompt; return those that may sample from the parent's row."""
-        born = [self.births.twin(parent, index) for index in self._unborn]
-        self._unborn.clear()
+        born = [self.births.twin(parent, index) for index in self.unborn]
+        self.unborn.clear()
         self.live += born
         return [child for child in born if self.scheduler.fork(parent, child)]
 

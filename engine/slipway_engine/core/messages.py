@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from slipway_engine.config import EngineConfig
 from slipway_engine.errors import RequestError
@@ -99,8 +99,7 @@ class Shutdown:
     """Leave the core loop; what still runs is aborted."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
+class TokenLogprob(NamedTuple):
     """The chosen token's natural-log probability, and the most likely alternatives, best first."""
 
     token_id: int
@@ -108,8 +107,7 @@ class TokenLogprob:
     top: tuple[tuple[int, float], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RequestOutput:
+class RequestOutput(NamedTuple):
     """What one step brought for choice `index` of one request.
 
     A request is over when each of its `n` choices has a `finish_reason`; "abort" and "error" end all of them
@@ -135,13 +133,12 @@ class RequestOutput:
     error_param: str | None = None
     error_code: str = "internal_error"
     error_status: int = 500
-    index: int = 0
+    index: int = 0  # type: ignore[assignment]  # in place of a tuple's own method, which nobody needs
     embedding: tuple[float, ...] | None = None
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CoreStats:
+class CoreStats(NamedTuple):
     """Gauges and lifetime counters of the core, as of the end of a step. Names follow vLLM's metrics.
 
     `step_seconds` is the duration of the last step.
@@ -210,7 +207,7 @@ Message: TypeAlias = Start | NewRequest | Abort | Profile | Shutdown | StepOutpu
 _MESSAGES: tuple[type[Any], ...] = (
     Start, NewRequest, Abort, Profile, Shutdown, StepOutput, Ready, Profiled, Failed,
 )  # fmt: skip
-_PARTS: tuple[type[Any], ...] = (EngineConfig, SamplingParams, RequestOutput, TokenLogprob, CoreStats)
+_PARTS: tuple[type[Any], ...] = (EngineConfig, SamplingParams)
 
 
 def _reader_of_fields(record: type[Any]) -> Callable[[Any], tuple[Any, ...]]:

@@ -46,11 +46,16 @@ class Request:
     score_until: int = 0
     pool: Pool | None = None
     counts: Counts | None = None
+    plain: bool = field(init=False)
+    """True where logits are used as they come: nothing is forbidden, biased, penalised or reported."""
 
     def __post_init__(self) -> None:
         """Count the tokens so far, where something depends on it."""
-        if self.counts is None and self.sampling.penalises:
+        asked = self.sampling
+        if self.counts is None and asked.penalises:
             self.counts = Counts(self.tokens, self.prompt_length)
+        reported = asked.logprobs is not None or asked.ranked
+        self.plain = not (reported or asked.penalises or asked.min_tokens or asked.logit_bias)
 
     @property
     def arrival(self) -> float:

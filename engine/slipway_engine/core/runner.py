@@ -33,6 +33,7 @@ class Runner:
         self.device = device
         self.dtype = dtype
 
+    @torch.no_grad()
     def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
         """Compute a step. Returns those that want logits, and their rows in the same order."""
         rows = sorted(plan, key=_layout)

@@ -7,9 +7,8 @@ Gumbel noise, which is a draw from the softmax. Log-probabilities are those of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import isfinite, log
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -31,9 +30,11 @@ _BISECTIONS = 30
 
 T = TypeVar("T")
 
+Largest: TypeAlias = tuple[list[float], list[int]]
+"""Each row's largest value, and its token; a value that is no number is larger than any."""
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+
+class Sampled(NamedTuple):
     """A row's next token, or None where the logits are not finite, and its log-probability if asked for."""
 
     token_id: int | None
@@ -63,24 +64,49 @@ def draw(
     return tokens
 
 
-def sample(logits: torch.Tensor, requests: Sequence[Request], draw: Draw = draw) -> list[Sampled]:
-    """Choose the next token of each row of `logits` [rows, vocabulary] (float32, overwritten)."""
+def sample(
+    logits: torch.Tensor, requests: Sequence[Request], draw: Draw = draw, largest: Largest | None = None
+) -> list[Sampled]:
+    """Choose the next token of each row of `logits` [rows, vocabulary] (float32, overwritten).
+
+    `largest` are those of the rows as they are, where somebody knows them.
+    """
+    if all(request.plain for request in requests):
+        return [
+            Sampled(token, None) for token in _choose(logits, requests, draw, largest or _largest_of(logits))
+        ]
     wanted = _rows(requests, _wants_logprob)
     raw = torch.log_softmax(logits[wanted], dim=1) if wanted else None
     edit(logits, requests)
-    best, chosen = _best(logits)
+    tokens = _choose(logits, requests, draw, _largest_of(logits))
+    logprobs = _logprobs(raw, wanted, tokens, requests) if raw is not None else {}
+    return [Sampled(token, logprobs.get(row)) for row, token in enumerate(tokens)]
+
+
+def _choose(
+    logits: torch.Tensor, requests: Sequence[Request], draw: Draw, largest: Largest
+) -> list[int | None]:
+    best, tokens = largest
+    chosen = [token if isfinite(value) else None for token, value in zip(tokens, best, strict=True)]
     drawn = [
         row
         for row, request in enumerate(requests)
-        if request.sampling.temperature >= GREEDY_BELOW and isfinite(best[row])
+        if request.sampling.temperature >= GREEDY_BELOW and chosen[row] is not None
     ]
     if drawn:
         asked = [requests[row] for row in drawn]
-        for row, token in zip(drawn, draw(logits, drawn, [chosen[row] for row in drawn], asked), strict=True):
+        for row, token in zip(drawn, draw(logits, drawn, [tokens[row] for row in drawn], asked), strict=True):
             chosen[row] = token
-    tokens = [token if isfinite(value) else None for token, value in zip(chosen, best, strict=True)]
-    logprobs = _logprobs(raw, wanted, tokens, requests) if raw is not None else {}
-    return [Sampled(token, logprobs.get(row)) for row, token in enumerate(tokens)]
+    return chosen
+
+
+def _largest_of(logits: torch.Tensor) -> Largest:
+    if logits.device.type == "cpu":  # numpy's is ten times as fast there
+        rows = logits.numpy()
+        chosen = rows.argmax(axis=1)
+        return rows[np.arange(len(rows)), chosen].tolist(), chosen.tolist()
+    best, tokens = logits.max(dim=1)
+    return best.tolist(), tokens.tolist()
 
 
 def _wants_logprob(request: Request) -> bool:
@@ -89,16 +115,6 @@ def _wants_logprob(request: Request) -> bool:
 
 def _rows(requests: Sequence[Request], needs: Callable[[Request], bool]) -> list[int]:
     return [row for row, request in enumerate(requests) if needs(request)]
-
-
-def _best(logits: torch.Tensor) -> tuple[list[float], list[int]]:
-    """Return each row's largest value and its token; a value that is no number is larger than any."""
-    if logits.device.type == "cpu":  # numpy's is ten times as fast there
-        rows = logits.numpy()
-        chosen = rows.argmax(axis=1)
-        return rows[np.arange(len(rows)), chosen].tolist(), chosen.tolist()
-    best, tokens = logits.max(dim=1)
-    return best.tolist(), tokens.tolist()
 
 
 def _column(logits: torch.Tensor, values: Sequence[float]) -> torch.Tensor:

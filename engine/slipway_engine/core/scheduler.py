@@ -21,25 +21,23 @@ PROMPT_ROWS = 32
 """Most logits rows of prompts in one step; the memory plan counts them."""
 
 
-@dataclass(frozen=True, slots=True)
 class Scheduled:
-    """`count` tokens of `request` to compute in this step. What is asked of it holds until it is computed."""
+    """`count` tokens of `request` to compute in this step.
 
-    request: Request
-    count: int
+    It `samples` where the step catches up, so that its last row yields the next token. `rows` says how many
+    of the last rows bring logits: the prompt's where they are owed, or that which samples.
+    """
 
-    @property
-    def samples(self) -> bool:
-        """True where the step catches up, so that its last row yields the next token."""
-        return self.count == self.request.debt and self.request.generates
+    __slots__ = ("count", "request", "rows", "samples")
 
-    @property
-    def rows(self) -> int:
-        """How many of the last rows bring logits: the prompt's where they are owed, or that which samples."""
-        request = self.request
+    def __init__(self, request: Request, count: int) -> None:
+        self.request = request
+        self.count = count
+        computed = request.computed + count
+        self.samples = computed == len(request.tokens) and request.generates
+        self.rows = int(self.samples)
         if request.scored < request.score_until:
-            return max(0, min(self.count, request.computed + self.count - request.scored))
-        return int(self.samples)
+            self.rows = max(0, min(count, computed - request.scored))
 
 
 @dataclass(slots=True)

@@ -61,7 +61,7 @@ class Scorer:
         )
         log.info("scoring: %s; %d threads", self.mode, threads)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def logits(self, window: Sequence[int]) -> Iterator[torch.Tensor]:
         """Yield float32 rows [positions, vocabulary] of all positions of a window, a chunk at a time."""
         assert len(window) <= self._context

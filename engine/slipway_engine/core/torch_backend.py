@@ -71,7 +71,7 @@ class TorchBackend:
             other_process=BESIDES if self._device.type == "cpu" else GROWTH,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> Runner:
         """Read the weights and allocate the cache. An embedding model's runner answers with hidden states."""
         decoder = self._model.load(memory.max_model_len, progress)

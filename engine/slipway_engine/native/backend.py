@@ -85,7 +85,7 @@ class NativeBackend:
         self._mode = mode
         self._kv = kv
         self._max_num_seqs = max_num_seqs
-        self._pool: library.Pool | None = None
+        self._runner: NativeRunner | None = None
 
     @property
     def dtype(self) -> str:
@@ -125,17 +125,18 @@ class NativeBackend:
     def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> NativeRunner:
         """Read and pack the weights, and allocate the cache."""
         assert block_size == BLOCK
-        self._pool = pool = library.Pool(self._threads)
+        pool = library.Pool(self._threads)
         packed = weights.load(self._checkpoint, pool, self._mode, progress)
         model = NativeModel(
             packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._kv, memory.max_model_len
         )
-        return NativeRunner(model, self._max_num_seqs)
+        self._runner = NativeRunner(model, self._max_num_seqs)
+        return self._runner
 
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
         """Choose the next token of each row."""
-        assert self._pool is not None, "sampling before loading"
-        return sampling.sample(self._pool, logits, requests)
+        assert self._runner is not None, "sampling before loading"
+        return sampling.sample(self._runner.model.pool, logits, requests, self._runner.largest(logits))
 
 
 def choose(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from slipway_engine.errors import EngineError, InvalidArgument
 from slipway_engine.native import build
 
-ABI = 5
+ABI = 6
 PANEL = 32
 LANES = 16
 BLOCK = 16
@@ -100,6 +100,8 @@ class Step(c.Structure):
             (name, c.c_void_p)
             for name in ("token_ids", "positions", "starts", "blocks", "output_rows", "logits")
         ),
+        ("largest", c.c_void_p),
+        ("places", c.c_void_p),
         ("keys", c.c_void_p),
         ("values", c.c_void_p),
         *((name, c.c_int64) for name in ("num_blocks", "layer_bytes", "block_bytes", "head_bytes")),

@@ -5,19 +5,24 @@ from __future__ import annotations
 import ctypes
 import mmap
 import weakref
+from array import array
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import sqrt
+from typing import TypeAlias
 
 import numpy as np
 import torch
 
 from slipway_engine.core.scheduler import PROMPT_ROWS, Scheduled
+from slipway_engine.kv.blocks import PADDING_BLOCK
 from slipway_engine.models.config import DecoderConfig
 from slipway_engine.models.rope import inverse_frequencies
 from slipway_engine.native import library
 from slipway_engine.native.library import BLOCK, Array, Kv, LayerWeights, Matrix, ModelConfig, Pool, Step
 from slipway_engine.native.weights import LayerParts, Weights
+
+Numbers: TypeAlias = "Array | array[int]"
 
 PHASES = ("embedding", "norms", "qkv", "cache", "attention", "output", "mlp", "head")
 """What a step's time is counted under; the library's order."""
@@ -140,30 +145,35 @@ class NativeModel:
         if not self.handle:
             raise library.error()
         self._free = weakref.finalize(self, library.load().slipway_model_destroy, self.handle)
+        self._step = Step(
+            keys=self.cache.keys,
+            values=self.cache.values,
+            num_blocks=self.cache.num_blocks,
+            layer_bytes=self.cache.layer_bytes,
+            block_bytes=self.cache.block_bytes,
+            head_bytes=self.cache.head_bytes,
+        )
 
     def step(
-        self, token_ids: Array, positions: Array, starts: Array, blocks: Array, outputs: Array, logits: Array
+        self,
+        token_ids: Numbers,
+        positions: Numbers,
+        starts: Numbers,
+        blocks: Numbers,
+        outputs: Numbers,
+        logits: int,
+        largest: tuple[int, int] = (0, 0),
     ) -> None:
-        """Compute one step; the arrays are those of the library's step, of its types."""
-        cache = self.cache
-        step = Step(
-            tokens=len(token_ids),
-            sequences=len(positions),
-            outputs=len(outputs),
-            table_width=blocks.shape[1],
-            token_ids=token_ids.ctypes.data,
-            positions=positions.ctypes.data,
-            starts=starts.ctypes.data,
-            blocks=blocks.ctypes.data,
-            output_rows=outputs.ctypes.data,
-            logits=logits.ctypes.data,
-            keys=cache.keys,
-            values=cache.values,
-            num_blocks=cache.num_blocks,
-            layer_bytes=cache.layer_bytes,
-            block_bytes=cache.block_bytes,
-            head_bytes=cache.head_bytes,
-        )
+        """Compute one step; the arrays are those of the library's step, of its types, and flat.
+
+        `logits` is the address of the rows to write, `largest` those of their largest values and the places.
+        """
+        step = self._step
+        step.tokens, step.sequences, step.outputs = len(token_ids), len(positions), len(outputs)
+        step.table_width = len(blocks) // len(positions)
+        step.token_ids, step.positions = _address(token_ids), _address(positions)
+        step.starts, step.blocks, step.output_rows = _address(starts), _address(blocks), _address(outputs)
+        step.logits, (step.largest, step.places) = logits, largest
         if library.load().slipway_model_step(self.handle, ctypes.byref(step)):
             raise library.error()
 
@@ -175,42 +185,70 @@ class NativeModel:
 
 
 class NativeRunner:
-    """Flattens the scheduled tokens for the native model."""
+    """Flattens the scheduled tokens for the native model.
+
+    A step's weights push what Python needs out of the processor's caches, so each call that a step can do
+    without is some microseconds: plain arrays in place of numpy's, and buffers whose addresses stay.
+    """
 
     def __init__(self, model: NativeModel, max_num_seqs: int) -> None:
         self.model = model
-        self._logits = np.zeros((max_num_seqs + PROMPT_ROWS, model.vocab_size), dtype=np.float32)
+        rows = max_num_seqs + PROMPT_ROWS
+        self._logits = torch.zeros(rows, model.vocab_size)
+        self._views: dict[int, torch.Tensor] = {}
+        self._largest, self._places = (ctypes.c_float * rows)(), (ctypes.c_int64 * rows)()
+        self._addresses = ctypes.addressof(self._largest), ctypes.addressof(self._places)
+        self._logits_address = self._logits.data_ptr()
 
     def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
         """Compute a step. Returns those that want logits, and their rows, good until the next step."""
         token_ids: list[int] = []
         outputs: list[int] = []
+        blocks: list[int] = []
         starts, wanting = [0], []
-        width = max(-(-(row.request.computed + row.count) // BLOCK) for row in plan)
-        blocks = np.zeros((len(plan), width), dtype=np.int32)
-        for table, row in zip(blocks, plan, strict=True):
-            request, end = row.request, row.request.computed + row.count
+        ends = [row.request.computed + row.count for row in plan]
+        width = -(-max(ends) // BLOCK)
+        for row, end in zip(plan, ends, strict=True):
+            request = row.request
             token_ids += request.tokens[request.computed : end]
             used = -(-end // BLOCK)
-            table[:used] = request.blocks[:used]
+            blocks += request.blocks[:used]
+            blocks += [PADDING_BLOCK] * (width - used)
             starts.append(starts[-1] + row.count)
-            if rows := row.rows:
-                outputs += range(starts[-1] - rows, starts[-1])
+            if row.rows:
+                outputs += range(starts[-1] - row.rows, starts[-1])
                 wanting.append(row)
-        logits = self._logits[: len(outputs)]
         self.model.step(
-            np.array(token_ids, dtype=np.int64),
-            np.array([row.request.computed for row in plan], dtype=np.int64),
-            np.array(starts, dtype=np.int32),
-            blocks,
-            np.array(outputs, dtype=np.int32),
-            logits,
+            array("q", token_ids),
+            array("q", [row.request.computed for row in plan]),
+            array("i", starts),
+            array("i", blocks),
+            array("i", outputs),
+            self._logits_address,
+            self._addresses,
         )
-        return wanting, torch.from_numpy(logits)
+        return wanting, self._first(len(outputs))
+
+    def largest(self, logits: torch.Tensor) -> tuple[list[float], list[int]] | None:
+        """Return the rows' largest values and places, where these are a step's logits as it left them."""
+        rows = len(logits)
+        return (self._largest[:rows], self._places[:rows]) if self._views.get(rows) is logits else None
+
+    def _first(self, rows: int) -> torch.Tensor:
+        if rows not in self._views:
+            self._views[rows] = self._logits[:rows]
+        return self._views[rows]
 
     def copy_blocks(self, copies: Mapping[int, int]) -> None:
         """Copy whole blocks {target: source}, before a step."""
         self.model.cache.copy_blocks(copies)
+
+
+def _address(values: Numbers) -> int:
+    if isinstance(values, array):
+        return values.buffer_info()[0]
+    address: int = values.ctypes.data
+    return address
 
 
 def _layer(layer: LayerParts, norms: Sequence[str | None], window: int | None) -> LayerWeights:

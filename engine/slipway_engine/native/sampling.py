@@ -26,7 +26,12 @@ _DRAW = np.dtype(
 """slipway_draw of slipway.h."""
 
 
-def sample(pool: library.Pool, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
+def sample(
+    pool: library.Pool,
+    logits: torch.Tensor,
+    requests: Sequence[Request],
+    largest: sampler.Largest | None = None,
+) -> list[sampler.Sampled]:
     """Choose the next token of each row, as `core.sampler.sample` does."""
 
     def some(
@@ -42,7 +47,7 @@ def sample(pool: library.Pool, logits: torch.Tensor, requests: Sequence[Request]
                     tokens[place] = token
         return tokens
 
-    return sampler.sample(logits, requests, some)
+    return sampler.sample(logits, requests, some, largest)
 
 
 def draw(

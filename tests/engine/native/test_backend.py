@@ -138,9 +138,9 @@ def _teacher_forced(core: EngineCore, tokens: Sequence[int]) -> np.ndarray[Any, 
         np.array(tokens, dtype=np.int64),
         np.zeros(1, dtype=np.int64),
         np.array([0, len(tokens)], dtype=np.int32),
-        np.arange(1, 1 + -(-len(tokens) // 16), dtype=np.int32)[None],
+        np.arange(1, 1 + -(-len(tokens) // 16), dtype=np.int32),
         np.arange(len(tokens), dtype=np.int32),
-        logits,
+        logits.ctypes.data,
     )
     return logits
 

@@ -125,7 +125,7 @@ def native(
 
 def run(model: NativeModel, tokens: Sequence[int], chunks: Sequence[int]) -> Array:
     """Logits of every token, computed chunk by chunk; the blocks lie in disorder."""
-    table = np.random.default_rng(0).permutation(np.arange(1, BLOCKS + 1)).astype(np.int32)[None]
+    table = np.random.default_rng(0).permutation(np.arange(1, BLOCKS + 1)).astype(np.int32)
     found, start = [], 0
     for count in chunks:
         logits = np.empty((count, model.vocab_size), dtype=np.float32)
@@ -135,7 +135,7 @@ def run(model: NativeModel, tokens: Sequence[int], chunks: Sequence[int]) -> Arr
             np.array([0, count], dtype=np.int32),
             table,
             np.arange(count, dtype=np.int32),
-            logits,
+            logits.ctypes.data,
         )
         found.append(logits)
         start += count
@@ -290,9 +290,9 @@ def test_bits_do_not_depend_on_the_batch(
             np.array(ids, dtype=np.int64),
             np.array([done[i] for i in live], dtype=np.int64),
             starts,
-            np.ascontiguousarray(table[live]),
+            table[live].ravel(),
             wanted,
-            logits,
+            logits.ctypes.data,
         )
         for row, index in enumerate(wanted):
             which = int(np.searchsorted(starts, index, side="right")) - 1
@@ -300,6 +300,33 @@ def test_bits_do_not_depend_on_the_batch(
             assert np.array_equal(logits[row], alone[live[which]][position]), (live[which], position)
         for i, c in zip(live, counts, strict=True):
             done[i] += c
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 7])
+@pytest.mark.parametrize("features", [{}, {"logits_scale": 0.0}, {"logits_softcap": 3.0}])
+def test_largest_logits_are_found(
+    checkpoint: Callable[..., Any], pool: Pool, isa: str, features: dict[str, Any], outputs: int
+) -> None:
+    """One row is cut among the threads; equal ones and no numbers count from the row's start."""
+    model, tokens = native(checkpoint(**features), pool, isa), tokens_of(7)
+    logits = np.empty((outputs, model.vocab_size), dtype=np.float32)
+    values, places = np.empty(outputs, dtype=np.float32), np.empty(outputs, dtype=np.int64)
+    for poisoned in (False, True):
+        if poisoned:
+            model.cache.data.view(np.float32)[:] = np.nan
+        start = 16 if poisoned else 0
+        model.step(
+            np.array(tokens),
+            np.array([start]),
+            np.array([0, 7], dtype=np.int32),
+            np.array([1, 2], dtype=np.int32),
+            np.arange(7 - outputs, 7, dtype=np.int32),
+            logits.ctypes.data,
+            (values.ctypes.data, places.ctypes.data),
+        )
+        assert np.isnan(logits).all() == poisoned
+        assert places.tolist() == logits.argmax(axis=1).tolist()
+        assert np.array_equal(values, logits[np.arange(outputs), places], equal_nan=True)
 
 
 @pytest.mark.parametrize("kv", Kv)
@@ -318,13 +345,14 @@ def test_stale_and_foreign_blocks_are_never_seen(
 
 def test_wrong_steps_are_refused(checkpoint: Callable[..., Any], pool: Pool) -> None:
     model = native(checkpoint(), pool, "portable")
+    logits = np.empty((1, model.vocab_size), dtype=np.float32)
     good: dict[str, Any] = {
         "token_ids": np.array([1, 2, 3]),
         "positions": np.array([0]),
         "starts": np.array([0, 3], dtype=np.int32),
-        "blocks": np.array([[1]], dtype=np.int32),
+        "blocks": np.array([1], dtype=np.int32),
         "outputs": np.array([2], dtype=np.int32),
-        "logits": np.empty((1, model.vocab_size), dtype=np.float32),
+        "logits": logits.ctypes.data,
     }
     model.step(**good)
     for wrong, sentence in (
@@ -332,8 +360,8 @@ def test_wrong_steps_are_refused(checkpoint: Callable[..., Any], pool: Pool) -> 
         ({"token_ids": np.array([1, -1, 3])}, "outside the vocabulary"),
         ({"positions": np.array([14])}, "longer than its blocks"),
         ({"positions": np.array([-1])}, "negative position"),
-        ({"blocks": np.array([[BLOCKS + 1]], dtype=np.int32)}, "outside the cache"),
-        ({"blocks": np.array([[-1]], dtype=np.int32)}, "outside the cache"),
+        ({"blocks": np.array([BLOCKS + 1], dtype=np.int32)}, "outside the cache"),
+        ({"blocks": np.array([-1], dtype=np.int32)}, "outside the cache"),
         ({"starts": np.array([0, 2], dtype=np.int32)}, "do not cover"),
         ({"outputs": np.array([3], dtype=np.int32)}, "rows of outputs"),
     ):

@@ -94,6 +94,8 @@ struct Kernels {
   void (*rms_norm)(const float* x, const float* weight, int64_t n, float eps, float* out);
   // out += scale * x, whole vectors.
   void (*add_rows)(const float* x, float scale, int64_t n, float* out);
+  // Where the largest of n numbers is, the first of several; one that is no number is larger than any.
+  int64_t (*largest)(const float* x, int64_t n);
   // x = cap * tanh(x / cap), any n.
   void (*soft_cap)(float* x, int64_t n, float cap);
   void (*attend)(const Attend& a, float* scratch);

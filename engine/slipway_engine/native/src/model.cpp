@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 namespace slipway {
 namespace {
@@ -125,6 +126,7 @@ void Model::run(const slipway_step& step) {
   prepare(step);
   auto body = [this, &step](int thread) { step_on(thread, step); };
   pool_.run(body);
+  if (step.largest) take_largest(step);
 }
 
 void Model::prepare(const slipway_step& step) {
@@ -144,6 +146,7 @@ void Model::prepare(const slipway_step& step) {
   isums_.reserve(2 * (answers * widest / kGroup + 1));
   turns_.reserve((int64_t)step.tokens * 2 * config_.turned);
   sequence_of_.resize(step.tokens);
+  if (step.largest) largest_.resize(step.outputs * cuts_of_rows(step.outputs));
   for (int s = 0; s < step.sequences; s++)
     std::fill(sequence_of_.begin() + step.starts[s], sequence_of_.begin() + step.starts[s + 1], s);
   plan_attention(step);
@@ -189,7 +192,31 @@ void Model::step_on(int thread, const slipway_step& step) {
     pool_.share(thread, step.outputs, [&](int64_t row) {
       kernels_.soft_cap(step.logits + row * config_.vocab, config_.vocab, config_.logits_softcap);
     });
+  if (step.largest) {
+    const int64_t cuts = cuts_of_rows(step.outputs);
+    pool_.share(thread, step.outputs * cuts, [&](int64_t i) {
+      const int64_t first = config_.vocab * (i % cuts) / cuts, end = config_.vocab * (i % cuts + 1) / cuts;
+      largest_[i] = first + kernels_.largest(step.logits + i / cuts * config_.vocab + first, end - first);
+    });
+  }
   clock_.mark(thread, Clock::kHead);
+}
+
+// Few rows of logits are cut, so that each thread looks through what it has just written.
+int64_t Model::cuts_of_rows(int64_t rows) const {
+  return rows < pool_.size() ? std::min(pool_.size(), config_.vocab) : 1;
+}
+
+void Model::take_largest(const slipway_step& step) const {
+  const int64_t cuts = cuts_of_rows(step.outputs);
+  for (int64_t row = 0; row < step.outputs; row++) {
+    const float* logits = step.logits + row * config_.vocab;
+    int64_t best = largest_[row * cuts];
+    for (int64_t i = row * cuts + 1; i < (row + 1) * cuts && !std::isnan(logits[best]); i++)
+      if (!(logits[largest_[i]] <= logits[best])) best = largest_[i];
+    step.largest[row] = logits[best];
+    step.places[row] = best;
+  }
 }
 
 // A token's row of the embedding, and the cosines and sines of its position.

@@ -111,6 +111,8 @@ class Model {
   void turns_of(float position, const std::vector<float>& frequencies, float scale, float* turns) const;
   void attention(int thread, const Layer& layer, int64_t index, const slipway_step& step);
   Attend attend_of(const Task& task, const Layer& layer, int64_t index, const slipway_step& step) const;
+  int64_t cuts_of_rows(int64_t rows) const;
+  void take_largest(const slipway_step& step) const;
   void keep_outputs(const slipway_step& step);
   void norm(int thread, int64_t rows, const std::vector<float>& weight, const Matrix& reader);
   void linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const Epilogue& e);
@@ -144,6 +146,7 @@ class Model {
   int64_t scratch_floats_;
   std::vector<Task> tasks_, merges_;
   std::vector<int32_t> sequence_of_;
+  std::vector<int64_t> largest_;  // of each cut of each row of logits
 };
 
 }  // namespace slipway

@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define SLIPWAY_ABI 5
+#define SLIPWAY_ABI 6
 #if defined(__GNUC__)
 #define SLIPWAY_API __attribute__((visibility("default")))
 #else
@@ -62,6 +62,8 @@ typedef struct {
   const int32_t* blocks;      /* [sequences, table_width] */
   const int32_t* output_rows; /* tokens whose logits are wanted, rising */
   float* logits;              /* [outputs, vocabulary] */
+  float* largest;             /* [outputs], or null: of each row; what is no number is larger than any */
+  int64_t* places;            /* [outputs]: of the first that is as large */
   uint8_t *keys, *values;
   int64_t num_blocks, layer_bytes, block_bytes, head_bytes;
 } slipway_step;
