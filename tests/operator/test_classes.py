@@ -309,11 +309,48 @@ def test_remote_code_does_not_come_in_by_an_argument(arguments):
         ("--speculative-config.model", "allowedSources"),
         ("--config=/tmp/x", "allowedSources"),
         ("--hf-overrides", "allowedSources"),
+        ("--spec-model", "allowedSources"),
+        ("--generation-config", "allowedSources"),
+        ("--default-mm-loras", "allowedSources"),
     ],
 )
 def test_arguments_do_not_say_what_fields_and_lists_limit(argument, says):
     offer = {"allow": {"extraArgs": True}, "allowedSources": ["hf://org/"]}
     assert says in denied(offer, engine={"runtime": "vllm", "extraArgs": [argument]})
+
+
+@pytest.mark.parametrize(
+    ("runtime", "argument"),
+    [
+        *(
+            ("vllm", word)
+            for word in ("--middleware=a.b", "--worker-cls", "--worker_extension_cls", "--tool-parser-plugin")
+        ),
+        *(
+            ("vllm", word)
+            for word in ("--logits-processors", "--scheduler-cls", "--logging-config", "--log-config-file")
+        ),
+        *(
+            ("sglang", word)
+            for word in ("--sidecar", "--forward-hooks", "--custom-weight-loader", "--warmups")
+        ),
+        ("sglang", "--enable-custom-logit-processor"),
+    ],
+)
+def test_no_code_but_the_engines_comes_in_by_an_argument(runtime, argument):
+    engine = {"runtime": runtime, "extraArgs": [argument]}
+    assert "allow.remoteCode" in denied({"allow": {"extraArgs": True}}, engine=engine)
+    assert passes({"allow": {"extraArgs": True, "remoteCode": True}}, engine=engine)
+
+
+@pytest.mark.parametrize(
+    "argument", ["--lora-paths", "--kt-weight-path", "--uno-lora-path", "--model", "--speculative-token-map"]
+)
+def test_no_other_files_come_in_by_an_argument_of_sglang(argument):
+    engine = {"runtime": "sglang", "extraArgs": [argument]}
+    assert "allowedSources" in denied(
+        {"allow": {"extraArgs": True}, "allowedSources": ["hf://org/"]}, engine=engine
+    )
 
 
 def test_ordinary_arguments_pass_where_they_are_open():

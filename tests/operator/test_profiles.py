@@ -44,6 +44,20 @@ def test_vllm_and_sglang_as_their_documentation_has_them():
     )
 
 
+@pytest.mark.parametrize("profile", [VLLM, SGLANG], ids=lambda profile: profile.name)
+def test_what_a_profile_says_is_in_the_sources_of_the_runtime(profile, recorded):
+    """`recorded/runtime-*.json` lists what was read in a released package, which it names."""
+    theirs = recorded.load(f"runtime-{profile.name}")
+    words = [word for flag in profile.flags for word in (flag.flag, flag.on, flag.off) if word]
+    words += [word for word in profile.arguments if word.startswith("--")]
+    # A yes-or-no option of vLLM can be said with `--no-` as well.
+    assert {word.replace("--no-", "--") for word in words} <= set(theirs["flags"])
+    assert {profile.liveness, profile.readiness, profile.metrics_path} <= set(theirs["paths"])
+    # A counter gets `_total` when it is exposed, where its name does not end so already.
+    exposed = {name for metric in theirs["metrics"] for name in (metric, f"{metric}_total")}
+    assert set(profile.metrics.values()) <= exposed
+
+
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
 def test_a_profile_is_complete(profile):
     known = {field.name for field in dataclasses.fields(Profile)}

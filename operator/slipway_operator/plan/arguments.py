@@ -11,14 +11,29 @@ from typing import Final
 
 from slipway_operator.plan.profiles import PROFILES
 
-_REMOTE_CODE: Final = ("--trust-remote-code", "--trust-request-chat-template")
+# Flags by which an engine runs code that is not its own: a model's, a request's, or some file's.
+_REMOTE_CODE: Final = (
+    "--trust-remote-code", "--trust-request-chat-template", "--trust-request-mm-kwargs", "--middleware",
+    "--worker-cls", "--worker-extension-cls", "--scheduler-cls", "--distributed-executor-backend",
+    "--logits-processors", "--tool-parser-plugin", "--reasoning-parser-plugin", "--io-processor-plugin",
+    "--model-class-overrides", "--tool-server", "--enable-custom-logit-processor", "--custom-weight-loader",
+    "--forward-hooks", "--sidecar", "--sidecar-args", "--warmups", "--log-config-file",
+    "--logging-config", "--model-config-parser",
+)  # fmt: skip
 # Flags by which an engine is led to other files than the object's source.
 _SOURCES: Final = (
     "--model", "--model-path", "--tokenizer", "--tokenizer-path", "--hf-config-path", "--hf-overrides",
     "--hf-token", "--download-dir", "--lora-modules", "--lora-paths", "--speculative-config",
     "--speculative-model", "--speculative-draft-model-path", "--draft-model", "--code-revision", "--revision",
     "--tokenizer-revision", "--load-format", "--model-loader-extra-config", "--chat-template", "--allow-http",
-    "--config", "--compilation-config",
+    "--config", "--compilation-config", "--spec-model", "--default-mm-loras", "--generation-config",
+    "--allowed-local-media-path", "--allowed-media-domains", "--kv-transfer-config", "--ec-transfer-config",
+    "--weight-transfer-config", "--uno-lora-path", "--kt-weight-path", "--quantization-param-path",
+    "--speculative-draft-model-revision", "--speculative-token-map", "--json-model-override-args",
+    "--modelopt-checkpoint-restore-path", "--remote-instance-weight-loader-seed-instance-ip",
+    "--remote-instance-weight-loader-backend", "--decrypted-config-file", "--decrypted-draft-config-file",
+    "--modelexpress-config", "--weight-cache-socket", "--weight-cache-mode", "--hf-chat-template-name",
+    "--completion-template", "--additional-config", "--hicache-storage-backend",
 )  # fmt: skip
 _SHORT: Final = {
     "-tp": "--tensor-parallel-size",
@@ -43,8 +58,8 @@ def smuggled(arguments: Sequence[str], *, runtime: str, remote_code: bool, sourc
         flag = _flag(argument)
         if flag is None:
             continue
-        if not remote_code and _means(flag, _REMOTE_CODE):
-            yield f"engine.extraArgs {flag}, which runs code that comes with a model (allow.remoteCode)"
+        if not remote_code and _means(flag, _REMOTE_CODE) and flag not in (*own, *_SOURCES):
+            yield f"engine.extraArgs {flag}, which runs code that is not the engine's own (allow.remoteCode)"
         elif not sources and _means(flag, _SOURCES):
             yield f"engine.extraArgs {flag}, which can lead to other sources than allowedSources"
         elif _means(flag, own):

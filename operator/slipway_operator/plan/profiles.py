@@ -1,8 +1,9 @@
 """Runtime profiles: what has to be known of an engine to run it, as data.
 
 A profile says how an engine is started, where it answers, how it leaves, and what it calls the numbers that
-autoscaling reads. Everything else (sources, cache, rollout, gateway) is the same for all of them. Flags of
-vLLM and SGLang are those of their documentation; only `slipway` and `custom` were run by tests here.
+autoscaling reads. Everything else (sources, cache, rollout, gateway) is the same for all of them. What is
+said of vLLM and SGLang was compared with the sources of vLLM 0.32.0 and SGLang 0.5.23, and a test holds it to
+what was found there; only `slipway` and `custom` were run.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias
 
 from slipway_api import names
 from slipway_api.facts import ModelFacts
-from slipway_api.v1alpha1 import LLMDeploymentSpec, PlanStatus
+from slipway_api.v1alpha1 import PlanStatus
 from slipway_operator.diff import covers
 from slipway_operator.kinds import (
     CONTROLLER_REVISION,
@@ -24,7 +24,6 @@ from slipway_operator.kinds import (
     key_of,
 )
 from slipway_operator.plan import Installation, Plan, Refusal, World, make_plan
-from slipway_operator.plan.classes import Refused, classed
 from slipway_operator.plan.sizing import engine_of, size
 from slipway_operator.plugin.errors import PluginError
 from slipway_operator.plugin.kubectl import Kubectl
@@ -80,8 +79,7 @@ def preview(world: World, installation: Installation, facts: ModelFacts | None, 
     plan = make_plan(world, installation, time.time())
     if isinstance(plan, Refusal):
         return Preview(name, plan.message, str(plan.reason), plan.sizing)
-    spec = _spec(world)
-    sizing = size(spec, engine_of(plan.values), facts, unknown, installation.catalogue)
+    sizing = size(plan.spec, engine_of(plan.values), facts, unknown, installation.catalogue)
     effective = [value.model_dump(by_alias=True, exclude_none=True) for value in plan.values.values]
     if sizing.refusal is not None:
         return Preview(name, sizing.refusal, "DoesNotFit", sizing.status, effective)
@@ -134,11 +132,3 @@ def _classes(cluster: Kubectl) -> dict[str, Object]:
         return {key_of(one).name: one for one in cluster.find(LLM_CLASS, everywhere=True)}
     except PluginError:
         return {}
-
-
-def _spec(world: World) -> LLMDeploymentSpec:
-    given = LLMDeploymentSpec.model_validate(world.parent.get("spec") or {})
-    try:
-        return classed(given, key_of(world.parent).namespace, world.classes).spec
-    except Refused:
-        return given
