@@ -33,7 +33,7 @@ lock: venv ## Resolve the locks again from pyproject.toml
 	  --custom-compile-command "make lock" "$$@" pyproject.toml; }
 	compile --upgrade --extra dev -o tests/requirements.lock
 	for room in operator gateway engine; do
-	  compile --extra $$room -c tests/requirements.lock -o $$room/requirements.lock
+	  compile --extra $$room $$([ $$room = engine ] && echo --extra tracing) -c tests/requirements.lock -o $$room/requirements.lock
 	done
 
 generate: venv ## Write the CRD, the chart's copy and the API reference from api/
