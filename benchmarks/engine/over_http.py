@@ -1,12 +1,13 @@
 """The workloads A to C over HTTP: ours as `slipway-engine serve`, peers as their own servers.
 
-    python benchmarks/engine/over_http.py --peers /tmp/peers
-    python benchmarks/engine/over_http.py --server llama-server=http://127.0.0.1:8080
+    python benchmarks/engine/over_http.py --peers /tmp/peers --llama-server /tmp/peers/bin/llama-server
+    python benchmarks/engine/over_http.py --server mine=http://127.0.0.1:8080
 
 All servers are up at once and one is asked at a time, in an order that turns with the round. Prompts are text
 of random lower-case words, about a token each; answers are streams, and each event counts as a token. Where a
 server has no `ignore_eos`, answers may end early; its tokens a second count what came. llama-cpp-python's
-server answers one request after the other. `--server` names one that is up already, its model loaded.
+server answers one request after the other; llama.cpp's own has a slot for each of A's requests and one cache
+for all slots. `--server` names one that is up already, its model loaded.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+import prepare
 from machine import Floors, bundled_model, processor
 from run import words
 from workloads import HIGHER_IS_BETTER, WORKLOADS, Job, figures
@@ -37,6 +39,7 @@ OURS = {
     "slipway-float32": ["--quantization", "none"],
     "slipway-int8": ["--quantization", "int8"],
 }
+LLAMA_SERVERS = {"llama-server": None, "llama-server-q8_0": "Q8_0"}
 METRICS = {
     "A": ("output_tokens_per_second", "ttft_ms"),
     "B": ("ttft_ms", "decode_tokens_per_second"),
@@ -51,6 +54,7 @@ class Target:
     name: str
     url: str
     process: subprocess.Popen[bytes] | None = None
+    flags: str = ""
     found: dict[tuple[str, str], list[float]] = field(default_factory=dict)
 
 
@@ -66,7 +70,17 @@ def start(name: str, command: Sequence[object], port: int) -> Target:
     """Start a server."""
     quiet = subprocess.DEVNULL
     process = subprocess.Popen([str(part) for part in command], stdout=quiet, stderr=quiet)
-    return Target(name, f"http://127.0.0.1:{port}", process)
+    return Target(name, f"http://127.0.0.1:{port}", process, " ".join(str(part) for part in command[1:]))
+
+
+def llama_server(arguments: argparse.Namespace, kind: str | None, port: int) -> list[object]:
+    """Return the command of llama.cpp's server, for the model as it is or quantised again."""
+    model = arguments.model
+    if kind is not None:
+        model = prepare.llamacpp(model, arguments.cache, Path(arguments.peers) / "bin" / "python", kind)
+    command = [arguments.llama_server, "--model", model, "--port", port, "--threads", arguments.threads]
+    command += ["--parallel", 32, "--kv-unified", "--ctx-size", 32 * 1024, "--batch-size", 512]
+    return [*command, "--threads-batch", arguments.threads, "--cache-reuse", 0, "--no-webui"]
 
 
 def start_all(arguments: argparse.Namespace) -> list[Target]:
@@ -77,6 +91,11 @@ def start_all(arguments: argparse.Namespace) -> list[Target]:
         if name in OURS:
             command = [sys.executable, "-m", "slipway_engine", "serve", model, "--port", port, *OURS[name]]
             command += ["--max-model-len", 4096, "--kv-cache-memory-bytes", 1 << 30, "--num-threads", threads]
+        elif name in LLAMA_SERVERS:
+            if arguments.llama_server is None or (LLAMA_SERVERS[name] and arguments.peers is None):
+                print(f"{name}: left out, give --llama-server the program (and --peers, to quantise)")
+                continue
+            command = llama_server(arguments, LLAMA_SERVERS[name], port)
         elif arguments.peers is None:
             print(f"{name}: left out, give --peers a virtual environment that has it")
             continue
@@ -182,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = [*OURS, "llama-cpp-python"]
+    names = [*OURS, *LLAMA_SERVERS, "llama-cpp-python"]
     parser.add_argument("--workload", nargs="+", choices=METRICS, default=list(METRICS))
     parser.add_argument("--engine", nargs="*", choices=names, default=names)
     parser.add_argument("--server", nargs="*", default=[], metavar="NAME=URL", help="one that runs already")
@@ -190,6 +209,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5, help="measured rounds, after one that warms up")
     parser.add_argument("--threads", type=int, default=Machine().threads())
     parser.add_argument("--peers", help="virtual environment with the peers' packages")
+    parser.add_argument("--llama-server", type=Path, help="llama.cpp's server program")
+    parser.add_argument("--cache", type=Path, default=prepare.CACHE, help="where converted models are kept")
     arguments = parser.parse_args()
     floors, targets = Floors(arguments.threads), start_all(arguments)
     try:
@@ -202,6 +223,8 @@ def main() -> None:
     print(f"{processor()}, {arguments.threads} threads, load average {os.getloadavg()[0]:.1f}")
     for name, rates in floors.rates.items():
         print(f"floor: {statistics.median(rates):.4g} ({min(rates):.4g}-{max(rates):.4g}) {name}")
+    for target in targets:
+        print(f"{target.name}: {target.flags or target.url}")
     print(table(targets, arguments.workload))
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
+CACHE = Path.home() / ".cache" / "slipway" / "benchmarks"
+
 
 def hugging_face(model: Path, cache: Path) -> Path:
     """Unpack `model` to float32 safetensors with configuration and tokenizer."""

@@ -138,7 +138,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=512, help="tokens of a window")
     parser.add_argument("--threads", type=int, default=Machine().threads())
     parser.add_argument("--peers", help="virtual environment with the peers' packages")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "slipway" / "benchmarks")
+    parser.add_argument("--cache", type=Path, default=prepare.CACHE)
     return parser.parse_args()
 
 

