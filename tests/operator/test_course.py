@@ -206,6 +206,32 @@ async def test_a_change_replaces_the_pods_and_keeps_the_revision_they_had(servin
     assert status["revisions"] == [{"name": second, "replicas": 2, "readyReplicas": 2}]
 
 
+async def test_that_a_revision_went_well_is_stored_when_another_follows_it(serving):
+    server, (old,) = serving.server, serving.revisions()
+
+    def stored(revision):
+        found = server.objects[CONTROLLER_REVISION, Key("team", f"chat-{revision}")]["metadata"][
+            "annotations"
+        ]
+        return json.loads(found.get("slipway.dev/outcome", "{}"))
+
+    written = f"controllerrevisions team/chat-{old}"
+    assert server.writes.count(written) == 1
+    assert stored(old) == {}  # the status tells
+    told = server.objects[PARENT, KEY]
+    del told["status"]["lastGoodRevision"]  # as after a restored backup
+    server.put(PARENT, told)
+    await serving.settle()
+    assert server.objects[PARENT, KEY]["status"]["lastGoodRevision"] == old
+    serving.put(2, replicas=2, engine={"maxNumSeqs": 9})
+    await serving.reconcile()
+    assert stored(old)["result"] == "Good"
+    await serving.settle()
+    assert server.writes.count(written) == 2
+    _, new = serving.revisions()
+    assert server.writes.count(f"controllerrevisions team/chat-{new}") == 1
+
+
 async def test_a_change_that_shapes_no_pod_makes_no_revision(serving):
     made = serving.made
     serving.put(2, replicas=3, rollout={"maxSurge": 2, "progressDeadlineSeconds": 70, "paused": True})

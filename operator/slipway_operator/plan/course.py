@@ -83,8 +83,8 @@ def chart(world: World, history: History, spec: LLMDeploymentSpec, values: Effec
     if again is not None:
         step = replace(step, again=min(again, step.again or again))
     if _complete(step, seen, history.desired, target, values.replicas):
-        history = history.marked(Outcome("Good", at=text_of(now)))
-    return Course(target.name, step, history, progress, running, left_open(values))
+        history = history.marked(Outcome("Good"))
+    return Course(target.name, step, history.sealed(text_of(now)), progress, running, left_open(values))
 
 
 def observe_running(world: World, history: History) -> dict[str, Running]:

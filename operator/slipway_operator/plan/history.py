@@ -33,6 +33,7 @@ class History:
         adopted: running Deployments of which no ControllerRevision told.
         rendered: hash of what the operator would render now.
         stale: the fields whose values in force would be others now, as `field: then -> now`.
+        followed: stored revisions that another followed, and of which the status alone tells how they went.
     """
 
     stored: Sequence[Revision]
@@ -40,6 +41,7 @@ class History:
     adopted: Sequence[Revision] = ()
     rendered: str = ""
     stale: Sequence[str] = ()
+    followed: frozenset[str] = frozenset()
 
     @property
     def by_name(self) -> Mapping[str, Revision]:
@@ -48,8 +50,9 @@ class History:
 
     @property
     def to_write(self) -> list[Revision]:
-        """Return the revisions to be stored: those adopted, and the desired one."""
-        return [*(one for one in self.adopted if one.name != self.desired.name), self.desired]
+        """Return the revisions to be stored: those adopted, those that were followed, and the desired one."""
+        followed = [one for one in self.stored if one.name in self.followed]
+        return [*(one for one in (*self.adopted, *followed) if one.name != self.desired.name), self.desired]
 
     @property
     def known(self) -> bool:
@@ -79,6 +82,14 @@ class History:
         """Return the history with how the desired revision went."""
         return replace(self, desired=replace(self.desired, outcome=outcome))
 
+    def sealed(self, at: str) -> History:
+        """Return the history as it is stored once the status tells of another revision, at this moment."""
+        return replace(
+            self,
+            stored=[_sealed(one, at) for one in self.stored],
+            adopted=[_sealed(one, at) for one in self.adopted],
+        )
+
     def superfluous(self, needed: Collection[str]) -> list[Revision]:
         """Return what need not be kept: all but the five newest, and what runs or is `needed`."""
         old = [one for one in self.stored if one.name != self.desired.name][: -(KEPT - 1)]
@@ -95,7 +106,7 @@ def recall(world: World, rendering: Rendering, *, automatic: bool) -> History:
     That is the stored revision which the same spec asked for, whatever the operator would make of it today;
     only with `automatic`, or where there is none, what it makes of it today.
     """
-    stored = _read_all(world)
+    stored = [_as_told(one, world.parent) for one in _read_all(world)]
     adopted: list[Revision] = []
     for deployment in world.deployments:
         found = _adopt(world.parent, deployment, [*stored, *adopted])
@@ -128,7 +139,21 @@ def recall(world: World, rendering: Rendering, *, automatic: bool) -> History:
     if desired.number < newest:
         desired = replace(desired, number=newest + 1)  # it is the newest again
     stale = _stale(desired.values, rendering.values) if desired.name != rendered else ()
-    return History(stored, desired, adopted, rendered, stale)
+    followed = {one.name for one in stored if one.good and not one.outcome.at} - {desired.name}
+    return History(stored, desired, adopted, rendered, stale, frozenset(followed))
+
+
+def _as_told(revision: Revision, parent: Mapping[str, Any]) -> Revision:
+    """Return a revision as good where the status says so of it."""
+    good = (parent.get("status") or {}).get("lastGoodRevision") == revision.name
+    return replace(revision, outcome=Outcome("Good")) if good and not revision.outcome.result else revision
+
+
+def _sealed(revision: Revision, at: str) -> Revision:
+    outcome = revision.outcome
+    return (
+        replace(revision, outcome=replace(outcome, at=at)) if outcome.result and not outcome.at else revision
+    )
 
 
 def _read_all(world: World) -> list[Revision]:

@@ -2,7 +2,8 @@
 
 A revision is a rendered pod template with the values it was rendered from, stored in a ControllerRevision of
 the same name as its Deployment. Beside the immutable data it carries, as annotations, the part of the spec
-that asked for it and how it went. So a new operator, or an edited class, that would render other pods changes
+that asked for it and how it went; that the newest one went well stands in the object's status only, until
+another follows it. So a new operator, or an edited class, that would render other pods changes
 nothing by itself: the stored template belongs to the same spec, and is applied again.
 """
 
@@ -43,7 +44,10 @@ NOT_SHAPING: Final = frozenset(
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a revision went: `Good` once it was rolled out completely, `Failed` when it never became ready."""
+    """How a revision went: `Good` once it was rolled out completely, `Failed` when it never became ready.
+
+    One without `at` stands in the object's status alone, and not in the ControllerRevision.
+    """
 
     result: str = ""
     reason: str = ""
@@ -165,7 +169,7 @@ def render_revision(parent: Mapping[str, Any], revision: Revision, owner: Object
     annotations = {}
     if revision.asked is not None:
         annotations[SPEC_ANNOTATION] = _canonical(revision.asked)
-    if revision.outcome.result:
+    if revision.outcome.at:
         annotations[OUTCOME_ANNOTATION] = _canonical(
             {name: value for name, value in vars(revision.outcome).items() if value}
         )
