@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipway_api.allowed import image_allowed, source_allowed
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentSpec
-from slipway_operator.plan.allowed import image_allowed, source_allowed
 from slipway_operator.plan.classes import Refused, classed, namespace_allowed
 
 DIGEST = "sha256:" + "ab" * 32

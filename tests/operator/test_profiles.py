@@ -175,3 +175,16 @@ def test_a_class_shapes_pods_and_says_so(recorded):
     assert values["rollout.drainSeconds"] == ("60", "class/standard")
     assert values["engine.prefixCaching"] == ("true", "built-in")
     assert values["podTemplate.resources.requests.memory"] == ("1Gi", "built-in"), "cut to the ceiling"
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [("https://h/m.gguf", '["https://h/", "hf://org/"]'), ("hf://org/name", None)],
+    ids=["https", "hf"],
+)
+def test_who_fetches_from_a_web_server_is_told_where_redirects_may_lead(recorded, source, told):
+    offer = {"default": True, "allowedSources": ["https://h/", "hf://org/"]}
+    classes = {"standard": {"metadata": {"name": "standard"}, "spec": offer}}
+    plan = recorded.planned(recorded.parent(model={"source": source}), classes=classes)
+    variables = {entry["name"]: entry.get("value") for entry in pod_of(plan)["initContainers"][0]["env"]}
+    assert variables.get("SLIPWAY_ALLOWED_SOURCES") == told

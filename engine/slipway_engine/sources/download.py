@@ -26,6 +26,7 @@ from slipway_engine.errors import (
 )
 from slipway_engine.sources.peers import SOURCE_HOST, check_peer, is_loopback
 from slipway_engine.sources.progress import Report
+from slipway_engine.sources.redirects import check_redirect
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ class Downloader:
         self._http = httpx.Client(
             follow_redirects=True,
             timeout=httpx.Timeout(self._patience.read, connect=self._patience.connect),
-            event_hooks={"request": [self._check_scheme], "response": [check_peer]},
+            event_hooks={"request": [self._check_scheme], "response": [check_peer, check_redirect]},
             headers={"Accept-Encoding": "identity"},  # the bytes on the wire are the bytes of the file
         )
 

@@ -6,6 +6,7 @@ engine as flags, so that a new engine image does not change them behind the obje
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, TypeVar
@@ -242,6 +243,10 @@ def _network(found: Classed, installation: Installation) -> _Network:
         "NO_PROXY": offered.no_proxy,
     }
     environment = {**installation.environment, **{k: v for k, v in told.items() if v is not None}}
+    allowed = found.offer.allowed_sources if found.offer else None
+    if allowed is not None and found.spec.model.source.startswith("https://"):
+        # Redirects lead anywhere: whoever follows them holds them to the class's list.
+        environment["SLIPWAY_ALLOWED_SOURCES"] = json.dumps(list(allowed))
     return _Network(environment, offered.ca_bundle)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from typing import Final
 
+from slipway_api.allowed import image_allowed, source_allowed
 from slipway_api.quantity import parse_quantity
 from slipway_api.v1alpha1 import (
     Ceilings,
@@ -19,7 +20,6 @@ from slipway_api.v1alpha1 import (
     PodTemplateSpec,
     RolloutSpec,
 )
-from slipway_operator.plan.allowed import image_allowed, source_allowed
 from slipway_operator.plan.arguments import smuggled
 
 # Variables that lead a fetch elsewhere than its source says.
