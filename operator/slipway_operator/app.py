@@ -25,7 +25,10 @@ from slipway_operator.metrics import Metrics
 from slipway_operator.progress import ask
 from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
+from slipway_operator.scaling.counters import Counters
+from slipway_operator.scaling.loop import Autoscaler
 from slipway_operator.settings import Settings
+from slipway_operator.signals.scrape import Scraper
 from slipway_operator.store import Store
 from slipway_operator.worker import work
 from slipway_operator.workqueue import WorkQueue
@@ -84,6 +87,7 @@ class Leader:
             api, self._intake, settings.scopes, settings.relist_seconds, settings.watched
         )
         self._measurements = Measurements(self._queue.add)
+        self._autoscaler = Autoscaler(store, api, Scraper(), self._queue.add, Counters(metrics.registry))
         self._reconciler = Reconciler(
             store,
             api,
@@ -92,6 +96,7 @@ class Leader:
             self._caches,
             clock=api.now,
             measurements=self._measurements,
+            scaling=self._autoscaler,
         )
         health.require(self._freshness.dead)
         health.require(self._stuck)
@@ -127,6 +132,7 @@ class Leader:
             ]
             others.remove(filling)
             others.append(asyncio.create_task(self._relister.keep(), name="relist"))
+            others.append(asyncio.create_task(self._autoscaler.run(), name="autoscaling"))
             # The last: at its end kopf cancels what came after it.
             listening = partial(_listen, stop)
             watching = watch(self._intake, self._settings.namespaces, listening, self._settings.watched)

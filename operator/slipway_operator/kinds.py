@@ -87,9 +87,10 @@ def rights_on(kind: Kind, subresource: str | None = None) -> frozenset[str]:
     if kind == LEASE:
         return frozenset({"get", "create", "update"})
     if kind == EVENT:
-        return frozenset({"list"})
+        return frozenset({"list", "create"})
     rights = _READ if kind in WATCHED else frozenset()
     rights |= {"create", "patch"} if kind in WRITTEN else frozenset()
+    rights |= {"patch"} if kind == POD else frozenset()  # which one goes first
     return rights | ({"delete"} if kind in DELETED else frozenset())
 
 

@@ -13,6 +13,7 @@ import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -135,6 +136,31 @@ class Kube:
         selector = f"involvedObject.uid={pod_uid},reason={reason}"
         page = await self._call("list", EVENT, namespace, field_selector=selector, limit=20)
         return list(page.get("items") or ())
+
+    async def create_event(self, about: Object, reason: str, message: str, *, warning: bool) -> None:
+        """Write a Kubernetes event about an object, which is told apart from others by its time."""
+        key, now = key_of(about), datetime.now(UTC)
+        moment = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+        body = {
+            "apiVersion": EVENT.api_version,
+            "kind": EVENT.kind,
+            "metadata": {"name": f"{key.name}.{int(now.timestamp() * 1e6):x}", "namespace": key.namespace},
+            "involvedObject": {
+                "apiVersion": about["apiVersion"],
+                "kind": about["kind"],
+                "name": key.name,
+                "namespace": key.namespace,
+                "uid": about["metadata"].get("uid", ""),
+            },
+            "type": "Warning" if warning else "Normal",
+            "reason": reason,
+            "message": message[:1000],
+            "source": {"component": names.FIELD_MANAGER},
+            "firstTimestamp": moment,
+            "lastTimestamp": moment,
+            "count": 1,
+        }
+        await self._call("create", EVENT, key.namespace, body=body)
 
     async def create_lease(self, key: Key, body: Object) -> Object:
         """Create a Lease. Raises Conflict where there is one."""

@@ -225,7 +225,7 @@ async def test_what_the_chart_does_not_grant_is_not_even_asked_for(kube, wire):
     live = {"metadata": {"name": "chat", "namespace": "team", "uid": "u", "resourceVersion": "1"}}
     for call in (
         kube.delete(SERVICE, live),
-        kube.apply(POD, KEY, {}),
+        kube.delete(POD, live),
         kube.apply(PARENT, KEY, {}),
         kube.apply(DEPLOYMENT, KEY, {}, subresource="status"),
         kube.get(Kind("", "v1", "Secret", "secrets"), KEY),

@@ -62,10 +62,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [""]
   resources: [events]
-  verbs: [list]
+  verbs: [list, create]
 {{- end }}
 
 {{- /* Who may reach every engine beside its own group, as JSON: the operator, the gateway, Prometheus, and others. */ -}}

@@ -114,7 +114,7 @@ def _saturation(learned: Learned, pod: PodLoad, now: float) -> Learned:
 
 def _cache(learned: Learned, pod: PodLoad) -> Learned:
     """Learn how many requests would fill the KV cache; only a cache in use can tell."""
-    if pod.kv_cache < 0.2 or pod.running < BUSY:
+    if pod.kv_cache is None or pod.kv_cache < 0.2 or pod.running < BUSY:
         return learned
     seen = pod.running / pod.kv_cache
     known = learned.per_cache

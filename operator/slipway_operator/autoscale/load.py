@@ -13,17 +13,17 @@ FRESH_SECONDS: Final = 30.0
 class PodLoad:
     """One pod's sample, taken `at` (seconds since the epoch).
 
-    `running` and `waiting` count requests, `kv_cache` is the used share of the KV blocks, `tpot` the mean
-    time per output token since the sample before, in seconds (None where no token came), `finishing` the
-    requests that ended a second in that time (None where it is not known). `serving` is whether the pod gets
-    new requests; one that does not may still hold some.
+    `running` and `waiting` count requests, `kv_cache` is the used share of the KV blocks (None where the
+    engine does not say), `tpot` the mean time per output token since the sample before, in seconds (None
+    where no token came), `finishing` the requests that ended a second in that time (None where it is not
+    known). `serving` is whether the pod gets new requests; one that does not may still hold some.
     """
 
     name: str
     at: float
     running: float
     waiting: float
-    kv_cache: float = 0.0
+    kv_cache: float | None = 0.0
     tpot: float | None = None
     finishing: float | None = None
     serving: bool = True

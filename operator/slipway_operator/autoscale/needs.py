@@ -77,9 +77,10 @@ def _per_replica(metric: Metric, load: Load, total: float, unit: str) -> Need:
 
 
 def _share(metric: Metric, load: Load) -> Need | None:
-    if not load.fresh:
+    shares = [pod.kv_cache for pod in load.fresh if pod.kv_cache is not None]
+    if not shares or len(shares) < len(load.fresh):
         return None
-    used, target = sum(pod.kv_cache for pod in load.fresh), metric.target or 1.0
+    used, target = sum(shares), metric.target or 1.0
     wanted = _tolerated(used / target, load.ready)
     return Need(wanted, wanted + load.silent, f"KV cache in use of {used:.2f} replicas / {target:g}")
 

@@ -111,7 +111,9 @@ def decide(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memory
     if not change:
         return decision, memory
     memory = replace(memory, steps=noted(memory.steps, load.now, change))
-    return decision, replace(memory, **{"last_up" if change > 0 else "last_down": load.now})
+    if change > 0:
+        return decision, replace(memory, last_up=load.now)
+    return decision, replace(memory, last_down=load.now)
 
 
 def _decide(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memory]:
@@ -224,7 +226,7 @@ def _down(
 def _held_back(bounds: Bounds, memory: Memory, load: Load) -> str:
     """Return what forbids taking a replica away now, empty where nothing does."""
     left = load.current - 1
-    cache = sum(pod.kv_cache for pod in load.fresh)
+    cache = sum(pod.kv_cache or 0.0 for pod in load.fresh)
     checks = (
         (load.rolling, "a rollout is on its way"),
         (load.ready < load.current, "not all replicas are ready"),

@@ -24,7 +24,6 @@ UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "parallelism.tensor": (1,),
     "parallelism.pipeline": (1,),
     "parallelism.expert": (False,),
-    "autoscaling": (),
     "routing.maxHeldRequests": (),
     "routing.maxHoldSeconds": (),
 }

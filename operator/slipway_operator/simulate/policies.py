@@ -128,7 +128,7 @@ def concurrent(target: float) -> Average:
 
 def cache(target: float) -> Average:
     """Return the mean use of the KV cache over its target."""
-    return lambda load: _mean(load, sum(pod.kv_cache for pod in load.fresh)) / target
+    return lambda load: _mean(load, sum(pod.kv_cache or 0.0 for pod in load.fresh)) / target
 
 
 def _mean(load: Load, total: float) -> float:

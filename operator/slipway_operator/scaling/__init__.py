@@ -1,0 +1,1 @@
+"""The autoscaler at work: every ten seconds a decision for each object that asks for one."""

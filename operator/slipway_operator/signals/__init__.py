@@ -1,0 +1,1 @@
+"""What the autoscaler sees: the pods' own metrics, a Prometheus, and the requests that gateways hold."""

@@ -1,0 +1,440 @@
+"""The autoscaler and the reconcile together: who writes what, what a restart keeps, what a sample may do."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from slipway_operator.autoscale.capacity import learn
+from slipway_operator.autoscale.load import PodLoad
+from slipway_operator.autoscale.replicas import COST
+from slipway_operator.caches import Caches
+from slipway_operator.errors import Retryable
+from slipway_operator.freshness import Freshness
+from slipway_operator.intake import Intake
+from slipway_operator.kinds import DEPLOYMENT, PARENT, POD, Key, key_of
+from slipway_operator.metrics import Metrics
+from slipway_operator.moments import seconds_of, text_of
+from slipway_operator.reconcile import Reconciler
+from slipway_operator.relist import Relister
+from slipway_operator.scaling.counters import Counters
+from slipway_operator.scaling.loop import NO_GATEWAY, Autoscaler
+from slipway_operator.signals.source import Asked, Seen
+from slipway_operator.store import Store
+from slipway_operator.workqueue import WorkQueue
+
+KEY = Key("team", "chat")
+START = seconds_of("2026-01-01T00:00:00Z") or 0.0
+AT_ONCE = {"type": "Percent", "value": 100, "periodSeconds": 1}
+FAST = {"scaleDown": {"stabilizationWindowSeconds": 30, "policies": [AT_ONCE]}}
+DAY = {"name": "day", "start": "0 9 * * *", "durationSeconds": 60, "minReplicas": 1}
+
+
+@dataclass
+class Engines:
+    """A source whose pods report what the test says: requests running, by pod name; None is silence."""
+
+    running: dict[str, float | None] = field(default_factory=dict)
+    waiting: float = 0.0
+    problems: tuple[str, ...] = ()
+    values: dict[str, float | None] = field(default_factory=dict)
+    fresh_for: float = 30.0
+    asked: list[Asked] = field(default_factory=list)
+
+    async def look(self, asked: Asked, now: float) -> Seen:
+        self.asked.append(asked)
+        loads = []
+        for pod in asked.pods:
+            running = self.running.get(key_of(pod).name, 0.0)
+            if running is not None:
+                loads.append(PodLoad(key_of(pod).name, now, running, self.waiting))
+        return Seen(tuple(loads), values=self.values, problems=self.problems)
+
+    def forget(self, key: Key) -> None:
+        pass
+
+
+class Gateways:
+    def __init__(self) -> None:
+        self.requests: float | None = 0.0
+
+    def held(self, key: Key) -> float | None:
+        return self.requests
+
+
+class Cluster:
+    """An operator with its autoscaler over the server in memory, and a controller that makes pods."""
+
+    def __init__(self, server: Any, recorded: Any, gateways: Gateways | None = None) -> None:
+        self.server, self.recorded, self.gateways = server, recorded, gateways
+        self.engines, self.now = Engines(), START
+        self.events: list[tuple[str, str]] = []
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with a new operator that remembers nothing."""
+        self.store, self.queue, cache_queue = Store(), WorkQueue[Key](), WorkQueue[Key]()
+        self.metrics = Metrics()
+        intake = Intake(self.store, self.queue, cache_queue, Freshness(60), self.metrics)
+        self.relister = Relister(self.server, intake, [None], 300)
+        caches = Caches(
+            self.store, self.server, intake.remember, None, cache_queue.add, self.queue.add, self.clock
+        )
+        self.autoscaler = Autoscaler(
+            self.store,
+            self,
+            self.engines,
+            self.queue.add,
+            Counters(self.metrics.registry),
+            self.gateways,
+            self.clock,
+        )
+        self.reconciler = Reconciler(
+            self.store,
+            self.server,
+            self.recorded.here,
+            intake.remember,
+            caches,
+            self.clock,
+            scaling=self.autoscaler,
+        )
+
+    def clock(self) -> float:
+        return self.now
+
+    async def apply(self, kind, key, body, **more):
+        return await self.server.apply(kind, key, body, **more)
+
+    async def create_event(self, about, reason, message, *, warning):
+        self.events.append((reason, message))
+
+    def create(self, *, generation: int = 1, **spec: Any) -> None:
+        old = self.server.objects.get((PARENT, KEY), {})
+        obj = self.recorded.parent(generation=generation, **spec)
+        self.server.put(PARENT, {**obj, "status": old.get("status", {})})
+
+    async def reconcile(self) -> None:
+        await self.relister.fill()
+        await self.reconciler.reconcile(KEY)
+
+    async def settle(self, *, ready: bool = True) -> None:
+        """Reconcile, and let Kubernetes make the pods that are asked for."""
+        await self.reconcile()
+        for kind, key in [k for k in self.server.objects if k[0] is POD]:
+            del self.server.objects[kind, key]
+        for deployment in self.server.listing(DEPLOYMENT):
+            count = deployment["spec"]["replicas"]
+            deployment["status"] = {"observedGeneration": 9, "replicas": count, "updatedReplicas": count}
+            self.server.put(DEPLOYMENT, deployment)
+            for number in range(count):
+                self.server.put(POD, self.pod(deployment, number, ready=ready))
+        await self.reconcile()
+
+    def pod(self, deployment, number, *, ready):
+        pod = copy.deepcopy(self.recorded.load("pod-loading"))
+        name = f"p{number}"
+        pod["metadata"] |= {
+            "name": name,
+            "namespace": "team",
+            "uid": f"uid-{deployment['metadata']['name']}-{name}",
+            "labels": deployment["spec"]["template"]["metadata"]["labels"],
+            "creationTimestamp": text_of(START),
+        }
+        pod["status"]["podIP"] = f"10.0.0.{number + 1}"
+        for condition in pod["status"]["conditions"]:
+            condition |= {"status": "True" if ready else "False", "lastTransitionTime": text_of(START + 10)}
+        return pod
+
+    async def look(self, seconds: float = 10.0) -> None:
+        """Let time pass, a look every ten seconds, each followed by what it queues."""
+        for _ in range(max(1, int(seconds // 10))):
+            self.now += 10
+            await self.autoscaler._decide(KEY)
+            if len(self.queue):
+                self.queue.done(await self.queue.get())
+                await self.settle()
+
+    @property
+    def replicas(self) -> int:
+        return sum(one["spec"]["replicas"] for one in self.server.listing(DEPLOYMENT))
+
+    @property
+    def status(self) -> dict[str, Any]:
+        return self.server.objects[PARENT, KEY]["status"]
+
+    def active(self) -> dict[str, Any]:
+        return next(c for c in self.status["conditions"] if c["type"] == "AutoscalingActive")
+
+
+@pytest.fixture
+def cluster(server, recorded):
+    return Cluster(server, recorded)
+
+
+async def test_load_brings_replicas_and_their_absence_takes_them_away(cluster):
+    cluster.create(replicas=7, autoscaling={"maxReplicas": 4, "behavior": FAST}, engine={"maxNumSeqs": 4})
+    await cluster.settle()
+    assert cluster.replicas == 1  # spec.replicas is ignored
+    cluster.engines.running = {"p0": 4.0, "p1": 4.0}
+    cluster.engines.waiting = 2.0
+    await cluster.look(60)
+    assert cluster.replicas == 4
+    assert cluster.status["autoscaling"]["desired"] == 4
+    cluster.engines.running, cluster.engines.waiting = {}, 0.0
+    await cluster.look(300)
+    assert cluster.replicas == 1
+    decisions = cluster.status["autoscaling"]["lastDecisions"]
+    assert len(decisions) <= 5
+    assert decisions[0]["replicas"] == 1
+    assert "requests in flight" in " ".join(d["reason"] for d in decisions)
+    assert cluster.server.objects[PARENT, KEY]["spec"]["replicas"] == 7  # Argo CD sees nothing change
+    assert [reason for reason, _ in cluster.events].count("ScaledDown") >= 1
+
+
+async def test_a_moving_sample_writes_nothing(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4})
+    await cluster.settle()
+    await cluster.look(60)
+    cluster.server.writes.clear()
+    for running in (1.0, 3.0, 2.0, 5.0, 0.0, 4.0):
+        cluster.engines.running = {"p0": running}
+        await cluster.look()
+    assert cluster.server.writes == []
+
+
+async def test_a_restart_in_a_burst_keeps_what_is_there(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4}, engine={"maxNumSeqs": 4})
+    await cluster.settle()
+    cluster.engines.running, cluster.engines.waiting = {"p0": 4.0}, 9.0
+    await cluster.look(60)
+    before = cluster.replicas
+    assert before > 1
+    told = cluster.status["autoscaling"]["lastDecisions"]
+    cluster.restart()
+    cluster.engines.running = dict.fromkeys(("p0", "p1", "p2", "p3"), 0.0)
+    cluster.engines.waiting = 0.0
+    await cluster.reconcile()
+    await cluster.look(250)
+    assert cluster.replicas == before
+    assert cluster.status["autoscaling"]["lastDecisions"] == told
+
+
+async def test_what_was_learned_survives_a_restart(cluster):
+    cluster.create(autoscaling={"maxReplicas": 1}, slo={"tpotMs": 100})
+    await cluster.settle()
+    state = cluster.autoscaler._states[KEY]
+    learned = state.memory.learned
+    for step in range(100):
+        running = 4 + step % 16
+        load = PodLoad("p0", START, running, 0, tpot=0.02 + 0.005 * running)
+        learned = learn(learned, [load], START)
+    state.memory = replace(state.memory, learned=learned)
+    await cluster.look(10)
+    cluster.restart()
+    await cluster.reconcile()
+    again = cluster.autoscaler._states[KEY].memory.learned.line()
+    assert again == pytest.approx((0.02, 0.005), rel=1e-3)
+    assert float(cluster.status["autoscaling"]["learned"]["replica"]) == pytest.approx(14, rel=0.01)
+
+
+async def test_silence_takes_nothing_away_and_is_told(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4, "minReplicas": 1, "behavior": FAST})
+    await cluster.settle()
+    cluster.autoscaler._states[KEY].desired = 3
+    await cluster.settle()
+    assert cluster.replicas == 3
+    cluster.engines.running = {"p0": None, "p1": None, "p2": None}
+    cluster.engines.problems = ("pod p0 did not answer /metrics on port 8000",)
+    await cluster.look(600)
+    assert cluster.replicas == 3
+    condition = cluster.active()
+    assert (condition["status"], condition["reason"]) == ("False", "FailedGetPodsMetric")
+    assert "p0 did not answer" in condition["message"]
+    cluster.engines.running, cluster.engines.problems = {"p0": 1.0, "p1": None, "p2": 0.0}, ()
+    await cluster.look(600)
+    assert cluster.replicas == 3  # one is silent still
+    assert cluster.active()["reason"] == "ValidMetricFound"
+
+
+async def test_the_fallback_holds_where_nobody_reports(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4, "fallbackReplicas": 2})
+    await cluster.settle()
+    cluster.engines.running = {"p0": None, "p1": None}
+    await cluster.look(300)
+    assert cluster.replicas == 2
+
+
+async def test_the_least_loaded_pod_is_marked_before_one_goes(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4, "behavior": FAST})
+    await cluster.settle()
+    cluster.autoscaler._states[KEY].desired = 2
+    await cluster.settle()
+    cluster.engines.running = {"p0": 1.0, "p1": 0.0}
+    marks = []
+    original = cluster.server.apply
+
+    async def apply(kind, key, body, **more):
+        if kind is POD:
+            marks.append((key.name, body["metadata"]["annotations"]))
+        return await original(kind, key, body, **more)
+
+    cluster.server.apply = apply
+    await cluster.look(120)
+    assert cluster.replicas == 1
+    assert marks == [("p1", {COST: "-100"})]
+
+
+async def test_a_mark_that_cannot_be_written_stops_nothing(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4, "behavior": FAST})
+    await cluster.settle()
+    cluster.autoscaler._states[KEY].desired = 2
+    await cluster.settle()
+    cluster.server.refuse = {"pods": Retryable("the API server is away")}
+    await cluster.look(120)
+    assert cluster.replicas == 1
+
+
+async def test_zero_without_a_gateway_is_one_and_says_so(cluster):
+    cluster.create(autoscaling={"minReplicas": 0, "maxReplicas": 2, "idleSeconds": 60})
+    await cluster.settle()
+    await cluster.look(900)
+    assert cluster.replicas == 1
+    assert NO_GATEWAY in cluster.active()["message"]
+
+
+async def test_to_zero_and_back_by_a_held_request(server, recorded):
+    cluster = Cluster(server, recorded, Gateways())
+    cluster.create(autoscaling={"minReplicas": 0, "maxReplicas": 2, "idleSeconds": 60})
+    await cluster.settle()
+    await cluster.look(120)
+    assert cluster.replicas == 0
+    ready = next(c for c in cluster.status["conditions"] if c["type"] == "Ready")
+    assert (ready["status"], ready["reason"]) == ("True", "ScaledToZero")
+    cluster.restart()
+    await cluster.reconcile()
+    cluster.gateways.requests = None  # the gateways are being replaced
+    cluster.autoscaler._holds = cluster.gateways
+    await cluster.look(60)
+    assert cluster.replicas == 0
+    cluster.gateways.requests = 3.0
+    cluster.autoscaler.wake([KEY])
+    for task in tuple(cluster.autoscaler._urgent):
+        await task
+    await cluster.reconcile()
+    assert cluster.replicas == 1
+    assert "3 requests are held" in cluster.status["autoscaling"]["lastDecisions"][0]["reason"]
+
+
+async def test_a_parked_object_decides_nothing_and_comes_back(cluster):
+    spec = {"autoscaling": {"maxReplicas": 4}}
+    cluster.create(**spec)
+    await cluster.settle()
+    cluster.autoscaler._states[KEY].desired = 3
+    await cluster.settle()
+    cluster.create(generation=2, suspend=True, **spec)
+    await cluster.settle()
+    assert cluster.replicas == 0
+    await cluster.look(60)
+    assert cluster.replicas == 0
+    assert cluster.active()["reason"] == "ScalingDisabled"
+    cluster.create(generation=3, **spec)
+    await cluster.settle()
+    assert cluster.replicas == 3
+
+
+async def test_bounds_that_were_edited_hold_at_once(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4})
+    await cluster.settle()
+    cluster.create(generation=2, autoscaling={"minReplicas": 2, "maxReplicas": 4})
+    await cluster.settle()
+    assert cluster.replicas == 2
+
+
+async def test_replicas_edited_by_hand_are_put_back(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4})
+    await cluster.settle()
+    (deployment,) = cluster.server.listing(DEPLOYMENT)
+    deployment["spec"]["replicas"] = 4
+    cluster.server.put(DEPLOYMENT, deployment)
+    await cluster.settle()
+    assert cluster.replicas == 1
+
+
+def scaled_by(manager: str) -> list[dict[str, Any]]:
+    fields = {"f:spec": {"f:replicas": {}}}
+    return [{"manager": manager, "operation": "Update", "subresource": "scale", "fieldsV1": fields}]
+
+
+async def test_another_autoscaler_is_told_of_and_has_no_effect(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4})
+    await cluster.settle()
+    obj = cluster.server.objects[PARENT, KEY]
+    obj["metadata"]["managedFields"] = scaled_by("kube-controller-manager")
+    obj["spec"]["replicas"] = 4
+    cluster.server.put(PARENT, obj)
+    await cluster.settle()
+    await cluster.look(60)
+    assert cluster.replicas == 1
+    condition = cluster.active()
+    assert (condition["status"], condition["reason"]) == ("True", "ConflictingScaler")
+    assert "kube-controller-manager" in condition["message"]
+
+
+async def test_without_autoscaling_the_scale_subresource_decides(cluster):
+    cluster.create(replicas=1)
+    await cluster.settle()
+    obj = cluster.server.objects[PARENT, KEY]
+    obj["metadata"]["managedFields"] = scaled_by("kube-controller-manager")
+    obj["metadata"]["generation"] = 2
+    obj["spec"]["replicas"] = 3
+    cluster.server.put(PARENT, obj)
+    await cluster.settle()
+    assert cluster.replicas == 3
+    assert "autoscaling" not in cluster.status
+    assert not [c for c in cluster.status["conditions"] if c["type"] == "AutoscalingActive"]
+
+
+async def test_autoscaling_begins_with_what_runs(cluster):
+    cluster.create(replicas=3)
+    await cluster.settle()
+    cluster.create(generation=2, autoscaling={"maxReplicas": 4})
+    await cluster.settle()
+    assert cluster.replicas == 3
+
+
+async def test_it_counts_itself_and_forgets_what_is_gone(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4})
+    await cluster.settle()
+    await cluster.look()
+    name = 'slipway_autoscaler_desired_replicas{name="chat",namespace="team"} 1.0'
+    assert name in generate_latest(cluster.metrics.registry).decode()
+    del cluster.server.objects[PARENT, KEY]
+    await cluster.reconcile()
+    assert name not in generate_latest(cluster.metrics.registry).decode()
+
+
+def test_its_counters_fit_beside_others():
+    registry = CollectorRegistry()
+    Counters(registry).forget(KEY)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ({"schedules": [{**DAY, "start": "0 99 * * *"}]}, "99"),
+        ({"schedules": [{**DAY, "timeZone": "Mars/Base"}]}, "Mars"),
+        ({"schedules": [{**DAY, "minReplicas": 9}]}, "above"),
+        ({"metrics": [{"type": "QueueDepth", "target": "0"}]}, "not above 0"),
+        ({"minReplicas": 5}, "above maxReplicas"),
+    ],
+)
+async def test_what_means_nothing_is_refused_by_name(cluster, spec, said):
+    cluster.create(autoscaling={"maxReplicas": 4, **spec})
+    await cluster.reconcile()
+    ready = next(c for c in cluster.status["conditions"] if c["type"] == "Ready")
+    assert ready["reason"] == "InvalidSpec"
+    assert said in ready["message"]
