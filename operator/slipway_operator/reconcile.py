@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from slipway_api.v1alpha1 import MemoryStatus
+from slipway_operator.announce import Announcer, EventApi
 from slipway_operator.apply import Remember, Writer, apply_child, apply_status, delete_child
 from slipway_operator.explain.pods import PULL_SECRET_EVENT
 from slipway_operator.kinds import CONTROLLER_REVISION, DEPLOYMENT, LABEL_CACHE, Key, Object, key_of, uid_of
@@ -30,7 +31,7 @@ MAX_EXPLAINED_PODS = 3
 SOONEST = 1.0
 
 
-class Api(Writer, Protocol):
+class Api(Writer, EventApi, Protocol):
     """The part of the API client that a reconcile needs."""
 
     def pod_events(self, namespace: str, pod_uid: str, reason: str) -> Awaitable[list[Object]]:
@@ -91,7 +92,7 @@ class Reconciler:
         self._store, self._api, self._installation = store, api, installation
         self._measurements, self._scaling = measurements, scaling
         self._remember, self._caches, self._clock = remember, caches, clock or steady_clock()
-        self._pace = Pace()
+        self._pace, self._announcer = Pace(), Announcer(api)
 
     async def reconcile(self, key: Key) -> Result:
         """Reconcile one LLMDeployment; return what stays to be tried again. Raises OperatorError."""
@@ -99,6 +100,7 @@ class Reconciler:
         if world is None:
             self._caches.forget(key)
             self._pace.forget(key)
+            self._announcer.forget(key)
             if self._measurements is not None:
                 self._measurements.forget(key)
             if self._scaling is not None:
@@ -147,8 +149,8 @@ class Reconciler:
             )
         )
         wait = self._pace.wait(key_of(world.parent), world.parent.get("status") or {}, status, now)
-        if not wait:
-            await apply_status(self._api, world.parent, status, self._remember)
+        if not wait and await apply_status(self._api, world.parent, status, self._remember):
+            await self._announcer.announce(world.parent, status, now)
         return wait
 
     def _measured(self, world: World, plan: Plan | Refusal) -> MemoryStatus | None:

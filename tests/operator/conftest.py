@@ -201,6 +201,7 @@ class Server:
         self.fail_at: tuple[int, bool, Exception] | None = None
         """Number of the write that is answered with an error, whether it still happens, and the error."""
         self.events: list[Object] = []
+        self.announced: list[tuple[str, str]] = []
         self._version = 100
 
     def put(self, kind: Kind, obj: Object) -> Object:
@@ -224,6 +225,9 @@ class Server:
 
     async def pod_events(self, namespace: str, pod_uid: str, reason: str) -> list[Object]:
         return self.events
+
+    async def create_event(self, about: Object, reason: str, message: str, *, warning: bool) -> None:
+        self.announced.append((reason, message))
 
     async def apply(
         self, kind: Kind, key: Key, body: Object, *, subresource: str | None = None, force: bool = True

@@ -320,6 +320,31 @@ async def test_a_starting_pod_is_told_of_once_its_stage_lasts(server, operator, 
     assert (server.writes, reason(server)) == (["llmdeployments/status team/chat"], Reason.SCHEDULING)
 
 
+async def test_an_event_tells_what_to_act_on_once_and_nothing_else(server, operator, parent, recorded):
+    await operator.reconcile()
+    pod = recorded.pod(parent, "pod-sched")
+    for seconds in (0, 60, 3700):
+        operator.clock.now += seconds
+        server.put(POD, pod)
+        await operator.reconcile()
+        assert reason(server) == Reason.UNSCHEDULABLE
+        server.put(POD, recorded.ready(parent, name=pod["metadata"]["name"]))
+        await operator.reconcile()
+        assert reason(server) != Reason.UNSCHEDULABLE
+    assert [about for about, _ in server.announced] == [Reason.UNSCHEDULABLE, Reason.UNSCHEDULABLE]
+    assert "0 of 1 replicas serve" in server.announced[0][1]
+
+
+async def test_an_event_that_cannot_be_written_stops_nothing(server, operator, parent, monkeypatch, recorded):
+    async def refuse(about, reason, message, *, warning):
+        raise NotPermitted("no right to create events")
+
+    monkeypatch.setattr(server, "create_event", refuse)
+    server.put(POD, recorded.pod(parent, "pod-sched"))
+    assert await operator.reconcile() == []
+    assert reason(server) == Reason.UNSCHEDULABLE
+
+
 # -- what queues --------------------------------------------------------------------------------------------
 
 
