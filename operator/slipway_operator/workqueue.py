@@ -18,6 +18,9 @@ K = TypeVar("K")
 
 BASE_DELAY = 0.5
 MAX_DELAY = 120.0
+# When everything fails at once, so many attempts a second are made again, after a first burst.
+RETRIES_PER_SECOND = 20.0
+RETRY_BURST = 100
 # Of so many keys one is handed out that need not go first, so that none waits for ever.
 FAIR = 4
 
@@ -44,6 +47,7 @@ class WorkQueue(Generic[K]):
         self._processing: set[K] = set()
         self._delayed: dict[K, tuple[float, asyncio.TimerHandle]] = {}
         self._failures: dict[K, int] = {}
+        self._next_retry = clock()
         self._closed = False
         self._last_progress = clock()
 
@@ -89,12 +93,13 @@ class WorkQueue(Generic[K]):
     def add_failed(self, key: K, *, at_least: float = 0.0) -> float:
         """Want work on `key` after a delay that doubles with every failure in a row; return the delay.
 
-        Half of the delay is random, so that keys which failed together do not come back together.
+        Half of the delay is random, so that keys which failed together do not come back together, and all
+        keys share a rate: an API server that comes back is not met by thousands of them.
         """
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         full: float = min(self._max, self._base * 2 ** min(failures, 32))
-        delay = max(at_least, full * (0.5 + 0.5 * self._jitter()))
+        delay = max(at_least, full * (0.5 + 0.5 * self._jitter()), self._turn_to_retry())
         self.add_after(key, delay)
         return delay
 
@@ -145,6 +150,13 @@ class WorkQueue(Generic[K]):
         self._turn = (self._turn + 1) % FAIR
         first = self._first and (self._turn or not self._rest)
         return self._first.popleft() if first else self._rest.popleft()
+
+    def _turn_to_retry(self) -> float:
+        """Return in how many seconds the shared rate has room for one more attempt, and take it."""
+        now = self._clock()
+        earliest = now - RETRY_BURST / RETRIES_PER_SECOND
+        self._next_retry = max(self._next_retry, earliest) + 1 / RETRIES_PER_SECOND
+        return max(0.0, self._next_retry - now)
 
     def _due(self, key: K) -> None:
         self._delayed.pop(key, None)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway_operator.workqueue import WorkQueue
+from slipway_operator.workqueue import RETRIES_PER_SECOND, RETRY_BURST, WorkQueue
 
 
 class Clock:
@@ -72,6 +73,17 @@ def test_a_delay_is_never_short_and_never_beyond_the_limit(jitter, failures):
         queue.close()
 
     asyncio.run(run())
+
+
+async def test_what_fails_together_comes_back_at_a_rate():
+    queue = WorkQueue(clock=Clock(), base_delay=0.001)
+    queue._clock.now = 1000.0
+    delays = [queue.add_failed(number) for number in range(RETRY_BURST + 200)]
+    assert max(delays[: RETRY_BURST - 1]) <= 0.001
+    assert delays[-1] == pytest.approx(200 / RETRIES_PER_SECOND, rel=0.01)
+    queue._clock.now += 60
+    assert queue.add_failed("later") <= 0.001
+    queue.close()
 
 
 async def test_the_earliest_time_wins_and_now_beats_all():
