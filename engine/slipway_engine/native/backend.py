@@ -136,7 +136,8 @@ class NativeBackend:
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
         """Choose the next token of each row."""
         assert self._runner is not None, "sampling before loading"
-        return sampling.sample(self._runner.model.pool, logits, requests, self._runner.largest(logits))
+        pool, largest = self._runner.model.pool, self._runner.largest(logits)
+        return sampling.sample(pool, self._isa, logits, requests, largest)
 
 
 def choose(

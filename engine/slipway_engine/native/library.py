@@ -21,7 +21,7 @@ import numpy.typing as npt
 from slipway_engine.errors import EngineError, InvalidArgument
 from slipway_engine.native import build
 
-ABI = 6
+ABI = 7
 PANEL = 32
 LANES = 16
 BLOCK = 16
@@ -108,6 +108,19 @@ class Step(c.Structure):
     ]
 
 
+class Draw(c.Structure):
+    """How a row's next token is drawn; see slipway.h."""
+
+    _fields_ = [
+        ("row", c.c_int64),
+        ("likeliest", c.c_int64),
+        *((name, c.c_float) for name in ("temperature", "min_p", "top_p")),
+        ("top_k", c.c_int32),
+        ("stream", c.c_uint64),
+        ("position", c.c_int64),
+    ]
+
+
 class NativeError(EngineError):
     """The native library refused a call."""
 
@@ -140,7 +153,7 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "slipway_workspace_bytes": (c.c_int64, [c.POINTER(ModelConfig), c.c_int32, c.c_int64]),
     "slipway_sample": (
         c.c_int32,
-        [c.c_void_p, c.c_void_p, c.c_int64, c.c_int64, c.c_void_p, c.c_int32, c.c_void_p],
+        [c.c_void_p, c.c_char_p, c.c_void_p, c.c_int64, c.c_int64, c.POINTER(Draw), c.c_int32, c.c_void_p],
     ),
     "slipway_measure_flops": (c.c_double, [c.c_void_p, c.c_char_p]),
     "slipway_measure_integers": (c.c_double, [c.c_void_p, c.c_char_p]),

@@ -28,6 +28,14 @@ def pool(built: None) -> library.Pool:
     return library.Pool(3)
 
 
+@pytest.fixture(params=["avx512", "avxvnni", "avx2", "portable"])
+def isa(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    if name not in library.instruction_sets():
+        pytest.skip(f"this processor does not run {name}")
+    return name
+
+
 def quantise(kind: str, weight: Array) -> Array:
     """Return `weight` [rows, width] as GGML blocks of a type, rows of bytes."""
     blocks = weight.reshape(-1, 32)

@@ -83,14 +83,6 @@ FEATURES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(params=["avx512", "avxvnni", "avx2", "portable"])
-def isa(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    if name not in library.instruction_sets():
-        pytest.skip(f"this processor does not run {name}")
-    return name
-
-
 def reference(
     checkpoint: Any, tokens: Sequence[int], kv: torch.dtype = torch.float32, rounding: Quantised | None = None
 ) -> Array:

@@ -20,18 +20,6 @@ INT8_ERROR = 2e-2  # of a product of random numbers: activations have 7 bits and
 INT16_ERROR = 8e-5
 
 
-def isas() -> list[str]:
-    return ["avx512", "avxvnni", "avx2", "portable"]
-
-
-@pytest.fixture(params=isas())
-def isa(request: pytest.FixtureRequest) -> str:
-    name: str = request.param
-    if name not in library.instruction_sets():
-        pytest.skip(f"this processor does not run {name}")
-    return name
-
-
 def packed(pool: Pool, stored: Stored, kind: str, shape: tuple[int, int]) -> tuple[Matrix, Array]:
     weight = np.random.default_rng(hash(shape) % 1000).standard_normal(shape, dtype=np.float32)
     data, values = stored(kind, weight)

@@ -231,9 +231,10 @@ int64_t slipway_workspace_bytes(const slipway_config* config, int32_t threads, i
   return Model::workspace_bytes(*config, threads, tokens);
 }
 
-int32_t slipway_sample(slipway_pool* pool, const float* logits, int64_t rows, int64_t vocab, const slipway_draw* draws,
-                       int32_t count, int64_t* tokens) {
+int32_t slipway_sample(slipway_pool* pool, const char* isa, const float* logits, int64_t rows, int64_t vocab,
+                       const slipway_draw* draws, int32_t count, int64_t* tokens) {
   return guarded(1, [&] {
+    const Kernels& kernels = kernels_for(isa);
     for (int i = 0; i < count; i++) {
       const slipway_draw& d = draws[i];
       require(d.row >= 0 && d.row < rows && d.likeliest >= 0 && d.likeliest < vocab, "A draw lies outside the logits.");
@@ -241,7 +242,7 @@ int32_t slipway_sample(slipway_pool* pool, const float* logits, int64_t rows, in
     }
     auto body = [&](int thread) {
       pool->share(thread, count, [&](int64_t i) {
-        tokens[i] = draw_token(logits + draws[i].row * vocab, vocab, draws[i]);
+        tokens[i] = draw_token(kernels, logits + draws[i].row * vocab, vocab, draws[i]);
       });
     };
     pool->run(body);

@@ -43,36 +43,6 @@ void rms_norm(const float* x, const float* weight, int64_t n, float eps, float* 
   for (int64_t i = 0; i < n; i += kLanes) store(out + i, mul(mul(load(x + i), factor), load(weight + i)));
 }
 
-// Where the largest of `n` numbers is, the first of several; the first that is no number, where there is one.
-int64_t largest(const float* x, int64_t n) {
-  constexpr int64_t kPiece = 32 * kLanes;
-  int64_t start = 0;
-  float best = -__builtin_inff(), sum = 0;
-  for (int64_t piece = 0; piece < n; piece += kPiece) {
-    const int64_t end = piece + kPiece < n ? piece + kPiece : n, whole = piece + (end - piece) / kLanes * kLanes;
-    F most = set1(-__builtin_inff()), nothing = zero();
-    for (int64_t i = piece; i < whole; i += kLanes) {
-      most = max(most, load(x + i));
-      nothing = fma(load(x + i), zero(), nothing);
-    }
-    float found = max_of(most);
-    sum += sum_of(nothing);
-    for (int64_t i = whole; i < end; i++) {
-      found = x[i] > found ? x[i] : found;
-      sum += x[i] * 0.0f;
-    }
-    if (found > best) {
-      best = found;
-      start = piece;
-    }
-  }
-  if (sum != 0.0f)  // something is infinite or no number, and a maximum may have passed over it
-    for (int64_t i = 0; i < n; i++)
-      if (x[i] != x[i]) return i;
-  while (start < n - 1 && x[start] != best) start++;
-  return start;
-}
-
 void add_rows(const float* x, float scale, int64_t n, float* out) {
   for (int64_t i = 0; i < n; i += kLanes) store(out + i, fma(load(x + i), set1(scale), load(out + i)));
 }

@@ -53,6 +53,7 @@ F gate(F x, Finish finish) {
 #include "bodies_linear.h"
 #include "bodies_linear_int.h"
 #include "bodies_rows.h"
+#include "bodies_sample.h"
 #include "bodies_attend_blocks.h"
 #include "bodies_attend_few.h"
 #include "bodies_attend_bytes.h"

@@ -18,6 +18,7 @@ namespace slipway {
 constexpr int kPanel = 32;       // rows of a matrix in a panel
 constexpr int kLanes = 16;       // floats in the unit that kernels compute with
 constexpr int kGroup = 32;       // elements of a quantised block, along k
+constexpr int kPeak = 64;        // numbers of which sampling keeps the largest
 constexpr int kBlock = 16;       // tokens in a KV block
 constexpr int kSplit = 128;      // keys that attention handles at a time; splits start at its multiples
 constexpr int kSlab = 128;       // k that is unpacked at a time
@@ -96,6 +97,10 @@ struct Kernels {
   void (*add_rows)(const float* x, float scale, int64_t n, float* out);
   // Where the largest of n numbers is, the first of several; one that is no number is larger than any.
   int64_t (*largest)(const float* x, int64_t n);
+  // e^((x - most) / temperature) to `out`, 0 below e^-87, and the largest of each kPeak to `peaks`; returns the sum.
+  double (*weigh)(const float* x, int64_t n, float temperature, float most, float* out, float* peaks);
+  // The places of what is at least `floor`, rising; returns how many.
+  int64_t (*reach)(const float* x, int64_t n, float floor, int32_t* places);
   // x = cap * tanh(x / cap), any n.
   void (*soft_cap)(float* x, int64_t n, float cap);
   void (*attend)(const Attend& a, float* scratch);

@@ -4,7 +4,7 @@
 #include "kernel_bodies.h"
 
 const slipway::Kernels* slipway::portable_kernels() {
-  static const Kernels table = {"portable", linear_f32, linear_int, quantise, rms_norm, add_rows, largest, soft_cap, attend, merge, turn, place, unpack_row,
+  static const Kernels table = {"portable", linear_f32, linear_int, quantise, rms_norm, add_rows, largest, weigh, reach, soft_cap, attend, merge, turn, place, unpack_row,
                                 spin_floats, spin_integers, read};
   return &table;
 }

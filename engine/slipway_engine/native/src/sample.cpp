@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include <algorithm>
+#include <functional>
 #include <vector>
 
 namespace slipway {
@@ -14,11 +15,22 @@ constexpr int kSteps = 4, kThresholds = (int)(kMostNoise * kSteps) + 2;
 constexpr int kBins = 1024, kBinShift = 19;  // 16 bins for each halving of a probability, 64 halvings
 constexpr uint32_t kOne = 0x3F800000;
 
-// The 23 bits of a (row, token): the same as core/randomness.py's.
-uint32_t noise_bits(uint32_t key0, uint32_t key1, uint32_t token) {
-  uint32_t bits = token * 0x9E3779B1u + key0;
+// The keys of a (stream, position), and the 23 bits of a (row, token): the same as core/randomness.py's.
+struct Keys {
+  uint32_t first, second;
+};
+Keys keys_of(uint64_t stream, int64_t position) {
+  uint64_t mixed = stream + ((uint64_t)position + 1) * 0x9E3779B97F4A7C15u;
+  mixed = (mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9u;
+  mixed = (mixed ^ (mixed >> 27)) * 0x94D049BB133111EBu;
+  mixed ^= mixed >> 31;
+  return {(uint32_t)mixed, (uint32_t)(mixed >> 32)};
+}
+
+uint32_t noise_bits(Keys keys, uint32_t token) {
+  uint32_t bits = token * 0x9E3779B1u + keys.first;
   bits ^= bits >> 16;
-  bits = (bits * 0x85EBCA6Bu) ^ key1;
+  bits = (bits * 0x85EBCA6Bu) ^ keys.second;
   bits ^= bits >> 13;
   bits *= 0xC2B2AE35u;
   bits ^= bits >> 16;
@@ -26,23 +38,6 @@ uint32_t noise_bits(uint32_t key0, uint32_t key1, uint32_t token) {
 }
 
 float gumbel(uint32_t bits) { return -logf(-logf(((float)bits + 0.5f) * 0x1p-23f)); }
-
-// e^x for x <= 0, to about two units in the last place, by operations that compilers turn into vectors; 0 below -87.
-float exponential(float x) {
-  const float n = (float)(int32_t)(x * 1.44269504f - 0.5f);
-  const float r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
-  float p = 1.9875691500e-4f;
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * r * r + r + 1.0f;
-  const uint32_t power = (uint32_t)((int32_t)n + 127) << 23;
-  float two;
-  memcpy(&two, &power, sizeof two);
-  return x > -87.0f ? p * two : 0.0f;
-}
 
 // What is left of a row: tokens that are likelier than `weight`, and those as likely up to number `last`.
 struct Boundary {
@@ -57,20 +52,15 @@ int bin_of(float weight) {
   return (int)std::min<uint32_t>((kOne - std::min(bits, kOne)) >> kBinShift, kBins - 1);
 }
 
-// Weights of a row (the likeliest has 1), sorted into bins only as far as a cut needs it.
-class Weights {
+// The tokens of a row that a cut may keep (the likeliest weighs 1), sorted into bins only as far as it needs it.
+class Candidates {
  public:
-  Weights(std::vector<float>& weights, const float* logits, int64_t vocab, const slipway_draw& d) : weights_(weights) {
-    weights_.resize(vocab);
-    const float most = logits[d.likeliest] / d.temperature, floor = d.min_p;
-    float* out = weights_.data();
-    for (int64_t i = 0; i < vocab; i++) out[i] = exponential(std::max(logits[i] / d.temperature - most, -100.0f));
-    if (floor > 0)
-      for (int64_t i = 0; i < vocab; i++) out[i] = out[i] < floor ? 0.0f : out[i];
-    for (int64_t i = 0; i < vocab; i++) {
-      const int bin = bin_of(out[i]);
+  Candidates(const float* weights, const int32_t* places, int64_t count)
+      : weights_(weights), places_(places), count_(count) {
+    for (int64_t i = 0; i < count; i++) {
+      const int bin = bin_of(weights[places[i]]);
       counts_[bin]++;
-      masses_[bin] += out[i];
+      masses_[bin] += weights[places[i]];
     }
   }
 
@@ -90,12 +80,12 @@ class Weights {
       seen += counts_[bin];
       weight += masses_[bin];
     }
-    std::vector<int64_t> tokens;
-    for (int64_t i = 0; i < (int64_t)weights_.size(); i++)
-      if (bin_of(weights_[i]) == bin) tokens.push_back(i);
-    std::stable_sort(tokens.begin(), tokens.end(), [&](int64_t a, int64_t b) { return weights_[a] > weights_[b]; });
+    std::vector<int32_t> tokens;
+    for (int64_t i = 0; i < count_; i++)
+      if (bin_of(weights_[places_[i]]) == bin) tokens.push_back(places_[i]);
+    std::stable_sort(tokens.begin(), tokens.end(), [&](int32_t a, int32_t b) { return weights_[a] > weights_[b]; });
     Boundary found;
-    for (int64_t token : tokens) {
+    for (int32_t token : tokens) {
       found = {weights_[token], token};
       weight += weights_[token];
       if (++seen >= count || weight >= mass) break;
@@ -105,7 +95,9 @@ class Weights {
   }
 
  private:
-  std::vector<float>& weights_;
+  const float* weights_;
+  const int32_t* places_;
+  const int64_t count_;
   int64_t counts_[kBins] = {};
   double masses_[kBins] = {};
 };
@@ -114,15 +106,15 @@ class Weights {
 // its distance from the best so far cannot win, and costs no logarithm.
 class Race {
  public:
-  Race(const float* logits, const slipway_draw& d) : logits_(logits), d_(d) {
+  Race(const float* logits, const slipway_draw& d) : logits_(logits), d_(d), keys_(keys_of(d.stream, d.position)) {
     winner_ = d.likeliest;
-    best_ = logits[winner_] / d.temperature + gumbel(noise_bits(d.key0, d.key1, (uint32_t)winner_));
+    best_ = logits[winner_] / d.temperature + gumbel(noise_bits(keys_, (uint32_t)winner_));
   }
 
   void enter(int64_t token) {
     const float scaled = logits_[token] / d_.temperature, ahead = best_ - scaled;
     if (!(ahead < kMostNoise)) return;
-    const uint32_t bits = noise_bits(d_.key0, d_.key1, (uint32_t)token);
+    const uint32_t bits = noise_bits(keys_, (uint32_t)token);
     if (ahead > 0 && bits < thresholds().least[(int)(ahead * kSteps)]) return;
     const float sum = scaled + gumbel(bits);
     if (!(sum > best_)) return;
@@ -131,6 +123,12 @@ class Race {
   }
 
   int64_t winner() const { return winner_; }
+
+  // No logit below it can win any more. Rounding is on the safe side.
+  float least() const {
+    const double least = ((double)best_ - kMostNoise) * d_.temperature;
+    return (float)(least - fabs(least) * 1e-6);
+  }
 
  private:
   // The bits that a token needs at least to make up for being so many steps behind.
@@ -150,27 +148,44 @@ class Race {
 
   const float* logits_;
   const slipway_draw& d_;
+  const Keys keys_;
   int64_t winner_;
   float best_;
 };
 
 }  // namespace
 
-int64_t draw_token(const float* logits, int64_t vocab, const slipway_draw& d) {
+int64_t draw_token(const Kernels& kernels, const float* logits, int64_t vocab, const slipway_draw& d) {
+  static thread_local std::vector<int32_t> places;  // kept, as `weights`, so that its pages are touched once
+  static thread_local std::vector<float> weights, peaks;
+  places.resize(vocab);
   Race race(logits, d);
-  const bool counted = d.top_k > 0 && d.top_k < vocab, whole = !counted && d.top_p >= 1 && d.min_p <= 0;
-  if (whole) {
-    for (int64_t i = 0; i < vocab; i++) race.enter(i);
+  const bool counted = d.top_k > 0 && d.top_k < vocab, cut = d.top_p < 1;
+  if (!counted && !cut && d.min_p <= 0) {
+    const int64_t count = kernels.reach(logits, vocab, race.least(), places.data());
+    for (int64_t i = 0; i < count; i++) race.enter(places[i]);
     return race.winner();
   }
-  static thread_local std::vector<float> memory;  // kept, so that its pages are touched once
-  const Weights weights(memory, logits, vocab, d);
+  weights.resize(vocab);
+  peaks.resize((vocab + kPeak - 1) / kPeak);
+  double sum = kernels.weigh(logits, vocab, d.temperature, logits[d.likeliest], weights.data(), peaks.data());
+  // Whoever is below the floor cannot be kept: it is below min-p, below so many peaks as are kept, or all that are
+  // below it weigh less than what a nucleus leaves out.
+  float floor = d.min_p;
+  if (counted && d.top_k <= (int64_t)peaks.size()) {
+    std::nth_element(peaks.begin(), peaks.begin() + d.top_k - 1, peaks.end(), std::greater<float>());
+    floor = std::max(floor, peaks[d.top_k - 1]);
+  } else if (!counted && floor <= 0) {
+    floor = (float)((1.0 - d.top_p) * sum / vocab * 0.99);
+  }
+  const int64_t count = kernels.reach(weights.data(), vocab, floor, places.data());
+  const Candidates candidates(weights.data(), places.data(), count);
+  if (counted || d.min_p > 0) sum = candidates.total();
   Boundary boundary;
-  double sum = weights.total();
-  if (counted) boundary = weights.cut(d.top_k, HUGE_VAL, &sum);
-  if (d.top_p < 1) boundary = weights.cut(counted ? d.top_k : vocab, sum * d.top_p, &sum);
-  for (int64_t i = 0; i < vocab; i++)
-    if (boundary.keeps(memory[i], i)) race.enter(i);
+  if (counted) boundary = candidates.cut(d.top_k, HUGE_VAL, &sum);
+  if (cut) boundary = candidates.cut(counted ? d.top_k : vocab, sum * d.top_p, &sum);
+  for (int64_t i = 0; i < count; i++)
+    if (boundary.keeps(weights[places[i]], places[i])) race.enter(places[i]);
   return race.winner();
 }
 

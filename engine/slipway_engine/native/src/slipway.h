@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define SLIPWAY_ABI 6
+#define SLIPWAY_ABI 7
 #if defined(__GNUC__)
 #define SLIPWAY_API __attribute__((visibility("default")))
 #else
@@ -108,11 +108,12 @@ typedef struct {
   int64_t row, likeliest;
   float temperature, min_p, top_p; /* above 0; 0 for none; 1 for none */
   int32_t top_k;                   /* 0: none */
-  uint32_t key0, key1;             /* of the row's noise */
+  uint64_t stream;                 /* of the row's noise, and its place in it */
+  int64_t position;
 } slipway_draw;
 
 /* Draw a token for each of `count` rows of `logits` [rows, vocab]. */
-SLIPWAY_API int32_t slipway_sample(slipway_pool* pool, const float* logits, int64_t rows, int64_t vocab,
+SLIPWAY_API int32_t slipway_sample(slipway_pool* pool, const char* isa, const float* logits, int64_t rows, int64_t vocab,
                                    const slipway_draw* draws, int32_t count, int64_t* tokens);
 
 /* Rates of this machine a second, by simple loops on all threads: f32 and 8-bit operations (a multiply-add is two)
