@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from slipway_gateway import logs, tenants
 from slipway_gateway.gateway import Gateway
 from slipway_gateway.kube import AUTO, NoCluster, find
 from slipway_gateway.limits import Limits, Timeouts
+from slipway_gateway.meters import ANY_MODEL, Period
 from slipway_gateway.room import HoldLimits
 from slipway_gateway.settings import AuthMode, Settings
 from slipway_gateway.tls import Files, NoCertificate
@@ -30,6 +32,12 @@ def parser() -> argparse.ArgumentParser:
     create.add_argument("--tenant", required=True, type=_tenant, help="name of the tenant")
     create.add_argument(
         "--namespaces", required=True, type=_namespaces, help="namespaces it sees, separated by commas, or *"
+    )
+    create.add_argument("--requests-per-minute", type=_positive, metavar="N", help="of each model")
+    create.add_argument("--tokens-per-minute", type=_positive, metavar="N", help="of each model")
+    create.add_argument("--budget-tokens", type=_positive, metavar="N", help="of all models in a period")
+    create.add_argument(
+        "--budget-period", choices=[str(period) for period in Period], default="month", help="default: month"
     )
     return top
 
@@ -60,6 +68,18 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="set the engine's cache_salt from the tenant",
+    )
+    run.add_argument(
+        "--stream-usage",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="ask engines for the tokens of each stream; without, those that pass are counted",
+    )
+    run.add_argument(
+        "--state-dir", type=Path, metavar="DIR", help="volume for the sums of budgets, shared by all gateways"
+    )
+    run.add_argument(
+        "--service", default="", help="Service of this gateway; its ready pods divide limits a minute"
     )
     run.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate chain of the API's port, PEM")
     run.add_argument("--tls-key", metavar="FILE", type=Path, help="its key; both are read again on change")
@@ -155,6 +175,9 @@ def settings_of(args: argparse.Namespace) -> Settings:
         set_salt=args.cache_salt,
         tls=_tls(args.tls_cert, args.tls_key),
         holds_reader=args.holds_reader,
+        stream_usage=args.stream_usage,
+        state_dir=args.state_dir,
+        service=args.service,
         holds=HoldLimits(args.max_held_bytes, args.max_hold_seconds),
         limits=Limits(
             max_body_bytes=args.max_body_bytes,
@@ -173,11 +196,21 @@ def settings_of(args: argparse.Namespace) -> Settings:
     )
 
 
-def create_key(tenant: str, namespaces: frozenset[str]) -> None:
+def _more(args: argparse.Namespace) -> dict[str, str]:
+    """Return the keys of a tenant's Secret that limit it."""
+    rates = {"requestsPerMinute": args.requests_per_minute, "tokensPerMinute": args.tokens_per_minute}
+    rates = {name: value for name, value in rates.items() if value is not None}
+    more = {"limits": json.dumps({ANY_MODEL: rates})} if rates else {}
+    if args.budget_tokens is not None:
+        more["budget"] = json.dumps({"tokens": args.budget_tokens, "period": args.budget_period})
+    return more
+
+
+def create_key(tenant: str, namespaces: frozenset[str], more: Mapping[str, str]) -> None:
     """Print a new key, once, and the Secret that makes it valid."""
     key = tenants.new_key()
     # The Secret alone is on standard output, so that it can be piped into kubectl.
-    print(tenants.secret_yaml(tenant, namespaces, key), end="")
+    print(tenants.secret_yaml(tenant, namespaces, key, more), end="")
     sys.stdout.flush()
     print(f"The key of {tenant}, shown this once: {key}", file=sys.stderr)
 
@@ -190,7 +223,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     args = parser().parse_args(argv)
     if args.command == "key":
-        create_key(args.tenant, args.namespaces)
+        create_key(args.tenant, args.namespaces, _more(args))
         return 0
     logs.configure(args.log_level)
     try:

@@ -13,7 +13,7 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
-from slipway_gateway import sse
+from slipway_gateway import sse, usage
 from slipway_gateway.record import CLIENT_LEFT, UPSTREAM_FAILED, Record
 
 WHOLE: Final = 1024 * 1024
@@ -45,6 +45,7 @@ async def pass_on(
     if length is not None and length <= WHOLE:
         body = await _whole(response, idle)
         record.bytes_out = len(body)
+        record.tally.take(body)
         return web.Response(status=response.status, body=body, headers=headers)
     return await _Outgoing(request, response, headers, record, idle).other()
 
@@ -66,13 +67,14 @@ class _Outgoing:
         self._record = record
         self._idle = idle
         self._writing = False
+        self._end = b""
 
     async def events(self) -> web.StreamResponse:
         """Pass on server-sent events, whole ones only."""
-        events = sse.Events()
+        events, tally = sse.Events(), self._record.tally
         try:
-            await self._forward(events.feed)
-            await self._write(events.rest())
+            await self._forward(lambda piece: tally.pass_events(events.feed(piece)))
+            await self._write(tally.pass_events(events.rest()))
         except BrokeOff as error:
             self._record.outcome = UPSTREAM_FAILED
             sentence = f"The pod that answered {error}; send the request again."
@@ -82,11 +84,16 @@ class _Outgoing:
     async def other(self) -> web.StreamResponse:
         """Pass on anything else."""
         try:
-            await self._forward(lambda piece: piece)
+            await self._forward(self._remember_end)
+            self._record.tally.take(self._end)
         except BrokeOff:
             self._record.outcome = UPSTREAM_FAILED
             self._cut()
         return self._out
+
+    def _remember_end(self, piece: bytes) -> bytes:
+        self._end = (self._end + piece)[-usage.TAIL :] if len(piece) < usage.TAIL else piece[-usage.TAIL :]
+        return piece
 
     async def _forward(self, ready: Callable[[bytes], bytes]) -> None:
         await self._out.prepare(self._request)

@@ -50,8 +50,8 @@ class Body:
         member = self.members.get(name)
         return None if member is None else member.value
 
-    def with_members(self, values: Mapping[str, str]) -> bytes:
-        """Return the JSON with these members set to these strings."""
+    def with_members(self, values: Mapping[str, Any]) -> bytes:
+        """Return the JSON with these members set to these values."""
         new = {n: v for n, v in values.items() if n not in self.members}
         old = sorted(
             (self.members[n].start, self.members[n].end, v) for n, v in values.items() if n not in new

@@ -9,7 +9,8 @@ import aiohttp
 
 from slipway_api.names import API_VERSION, LABEL_DEPLOYMENT, PLURAL
 from slipway_gateway.kube import Access
-from slipway_gateway.objects import LABEL_TENANT
+from slipway_gateway.objects import LABEL_SERVICE, LABEL_TENANT
+from slipway_gateway.peers import Peers
 from slipway_gateway.settings import AuthMode, Settings
 from slipway_gateway.watch import Follower, Resource, Sink
 from slipway_gateway.world import World
@@ -25,7 +26,12 @@ class Watches:
     """All followers of this gateway, as one thing to run and to ask."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, access: Access, world: World, settings: Settings
+        self,
+        session: aiohttp.ClientSession,
+        access: Access,
+        world: World,
+        peers: Peers,
+        settings: Settings,
     ) -> None:
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -47,6 +53,12 @@ class Watches:
         if settings.auth_mode is AuthMode.TENANTS:
             secrets = Resource("secrets", path_of("v1", "secrets", access.namespace), LABEL_TENANT)
             self._followers.append(follower(secrets, world.secrets.sink(access.namespace)))
+        if settings.service:
+            selector = f"{LABEL_SERVICE}={settings.service}"
+            own = Resource(
+                "gateways", path_of("discovery.k8s.io/v1", "endpointslices", access.namespace), selector
+            )
+            self._followers.append(follower(own, peers))
 
     def start(self) -> None:
         """Begin to follow."""

@@ -10,10 +10,11 @@ from typing import Final, Protocol
 from aiohttp import web
 
 from slipway_gateway import answer, errors, headers
+from slipway_gateway.delivery import find
 from slipway_gateway.limits import Admission
 from slipway_gateway.metrics import Metrics
 from slipway_gateway.objects import Key
-from slipway_gateway.proxy import Proxy, find
+from slipway_gateway.proxy import Proxy
 from slipway_gateway.record import CLIENT_LEFT, OK, REFUSED, AccessLog, Record
 from slipway_gateway.routing import EVERYTHING
 from slipway_gateway.tenants import Caller, authenticate
@@ -123,7 +124,8 @@ class FrontDoor:
         caller = self._guard.caller(request.headers.get("Authorization", ""))
         record.tenant, record.key_id = caller.tenant, caller.key_id
         if path in POST_ROUTES:
-            return await self._proxy.carry(request, path, caller, record)
+            with self._admission.tenant(caller.tenant):
+                return await self._proxy.carry(request, path, caller, record)
         return self._models(path.removeprefix(MODELS).removeprefix("/"), caller, record)
 
     def _models(self, name: str, caller: Caller, record: Record) -> web.Response:

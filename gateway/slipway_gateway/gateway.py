@@ -11,15 +11,19 @@ import aiohttp
 from aiohttp import web
 
 from slipway_gateway import admin, upstream
+from slipway_gateway.delivery import Reader
 from slipway_gateway.fleet import Fleet
 from slipway_gateway.follow import Watches
 from slipway_gateway.frontdoor import FrontDoor, Guard, NoGuard, TenantGuard
 from slipway_gateway.holds import PATH as HOLDS
 from slipway_gateway.holds import Holds
 from slipway_gateway.kube import Access
+from slipway_gateway.ledger import Ledger
 from slipway_gateway.limits import Admission
 from slipway_gateway.listener import Listener
+from slipway_gateway.meter import Meter
 from slipway_gateway.metrics import Metrics, Picture
+from slipway_gateway.peers import Peers
 from slipway_gateway.proxy import Proxy
 from slipway_gateway.record import AccessLog
 from slipway_gateway.reviews import Reviews
@@ -45,7 +49,8 @@ class Gateway:
         self._access_log = access_log or AccessLog()
         self._draining = False
         self.certificate = Certificate(settings.tls) if settings.tls else None
-        self._following: asyncio.Task[None] | None = None
+        self._chores: list[asyncio.Task[None]] = []
+        self.peers = Peers()
         self.world = World()
         self.admission = Admission(settings.limits)
         self.metrics = Metrics()
@@ -58,20 +63,21 @@ class Gateway:
         self._to_pods = upstream.open_session(settings.timeouts)
         self._to_api = aiohttp.ClientSession(trust_env=False)
         fleet = Fleet(self.world, self.metrics)
+        ledger = self.ledger = Ledger(settings.state_dir)
         self.room = Room(self.world, fleet.load, settings.holds, wakes=bool(settings.holds_reader))
         self.world.told = self.room.look
         proxy = Proxy(
             self.world,
             self._to_pods,
-            fleet,
+            Reader(self.world, fleet, set_salt=settings.set_salt, stream_usage=settings.stream_usage),
             self.room,
+            Meter(ledger, self.peers.count),
             self.admission,
             self.metrics,
             settings.limits,
             settings.timeouts,
-            set_salt=settings.set_salt,
         )
-        self.watches = Watches(self._to_api, self._access, self.world, settings)
+        self.watches = Watches(self._to_api, self._access, self.world, self.peers, settings)
         self.metrics.registry.register(
             Picture(self.world, self.admission, self.room, fleet.balancers, self.watches.heard)
         )
@@ -79,8 +85,9 @@ class Gateway:
             self.world, self._guard(), proxy, self.admission, self.metrics, self._access_log
         )
         self.watches.start()
+        self._chores = [asyncio.create_task(ledger.follow())]
         if self.certificate is not None:
-            self._following = asyncio.create_task(self.certificate.follow())
+            self._chores.append(asyncio.create_task(self.certificate.follow()))
         await self._listen()
 
     def _guard(self) -> Guard:
@@ -151,11 +158,12 @@ class Gateway:
     async def stop(self) -> None:
         """Close everything."""
         self._server.close()
-        if self._following is not None:
-            self._following.cancel()
         self._listener.pre_shutdown()
         await self._listener.shutdown(CLOSE_SECONDS)
         await self.watches.stop()
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
         await self._admin.cleanup()
         await self._to_pods.close()
         await self._to_api.close()

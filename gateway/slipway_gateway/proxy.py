@@ -6,44 +6,21 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import aiohttp
 from aiohttp import web
 
-from slipway_gateway import affinity, answer, bodies, errors, headers, retry, upstream
-from slipway_gateway.fleet import Fleet, Pods
+from slipway_gateway import answer, errors, fair, headers, retry, upstream
+from slipway_gateway.delivery import Delivery, Reader
 from slipway_gateway.limits import Admission, Buffer, Limits, Timeouts
+from slipway_gateway.meter import Meter
 from slipway_gateway.metrics import Metrics
-from slipway_gateway.objects import Deployment, Endpoint, Key
+from slipway_gateway.objects import Endpoint
 from slipway_gateway.record import UPSTREAM_FAILED, Record
 from slipway_gateway.refusals import no_pod
-from slipway_gateway.room import Ask, Place, Room
-from slipway_gateway.routing import Routes, Sight, upstream_model
+from slipway_gateway.room import Place, Room
 from slipway_gateway.tenants import Caller
 from slipway_gateway.world import World
-
-
-@dataclass(slots=True)
-class Delivery:
-    """A request on its way to one of its deployment's pods."""
-
-    request: web.BaseRequest
-    deployment: Deployment
-    path: str
-    body: bytes
-    headers: dict[str, str]
-    pods: Pods
-    record: Record
-    ask: Ask
-    prefix: bytes | None = None
-    """The beginning of the prompt, where it decides on the pod."""
-    tried: list[Endpoint] = field(default_factory=list)
-
-    @property
-    def key(self) -> Key:
-        """The deployment's namespace and name."""
-        return self.deployment.key
 
 
 class Proxy:
@@ -53,14 +30,13 @@ class Proxy:
         self,
         world: World,
         session: aiohttp.ClientSession,
-        fleet: Fleet,
+        reader: Reader,
         room: Room,
+        meter: Meter,
         admission: Admission,
         metrics: Metrics,
         limits: Limits,
         timeouts: Timeouts,
-        *,
-        set_salt: bool,
     ) -> None:
         self._world = world
         self._session = session
@@ -68,9 +44,9 @@ class Proxy:
         self._metrics = metrics
         self._limits = limits
         self._timeouts = timeouts
-        self._set_salt = set_salt
-        self._fleet = fleet
+        self._reader = reader
         self._room = room
+        self._meter = meter
 
     async def carry(
         self, request: web.BaseRequest, path: str, caller: Caller, record: Record
@@ -80,7 +56,7 @@ class Proxy:
         try:
             raw = await self._receive(request, buffer)
             record.bytes_in = len(raw)
-            return await self._deliver(self._understand(request, path, raw, caller, record))
+            return await self._deliver(self._reader.understand(request, path, raw, caller, record))
         finally:
             buffer.release()
 
@@ -102,40 +78,28 @@ class Proxy:
             raise errors.bad_framing() from None
         return buffer.content()
 
-    def _understand(
-        self, request: web.BaseRequest, path: str, raw: bytes, caller: Caller, record: Record
-    ) -> Delivery:
-        body = bodies.parse(raw)
-        asked = body.get("model")
-        if not isinstance(asked, str) or not asked:
-            raise errors.bad_request("'model' is missing; name a model that GET /v1/models lists.", "model")
-        deployment = find(self._world.routes(), asked, caller.sight)
-        record.deployment = deployment.key
-        changes: dict[str, str] = {}
-        if (name := upstream_model(deployment, asked)) != asked:
-            changes["model"] = name
-        if self._set_salt and caller.salt is not None:
-            changes["cache_salt"] = caller.salt
-        return Delivery(
-            request=request,
-            deployment=deployment,
-            path=path,
-            body=body.with_members(changes) if changes else raw,
-            headers=headers.to_pod(request.headers, record.request_id),
-            pods=self._fleet.of(deployment.key),
-            record=record,
-            ask=Ask(deployment.key, caller.tenant, len(raw), len(raw) / 4, headers.patience(request.headers)),
-            prefix=_prefix(deployment, body, caller),
-        )
-
     async def _deliver(self, delivery: Delivery) -> web.StreamResponse:
         delivery.pods.budget.earn()
+        record, caller = delivery.record, delivery.caller
+        tokens = delivery.prompt_tokens + delivery.answer_tokens
+        reservation = self._meter.reserve(caller.tenant, caller.allowance, delivery.key, tokens)
+        record.limits = reservation.headers
+        try:
+            return await self._in_its_place(delivery)
+        except asyncio.CancelledError:
+            record.tally.prompt = delivery.prompt_tokens if record.pod else 0
+            raise
+        finally:
+            self._meter.settle(reservation, record.tally.total())
+
+    async def _in_its_place(self, delivery: Delivery) -> web.StreamResponse:
+        record, tally = delivery.record, delivery.record.tally
         place = await self._room.enter(delivery.ask)
-        delivery.record.held = place.waited
+        record.held = place.waited
         try:
             return await self._send(delivery, place)
         finally:
-            place.end()
+            place.end(fair.work(tally.prompt, tally.answer))
 
     async def _send(self, delivery: Delivery, place: Place) -> web.StreamResponse:
         endpoint = self._pick(delivery)
@@ -182,7 +146,9 @@ class Proxy:
     ) -> web.StreamResponse:
         record = delivery.record
         record.first_byte = record.seconds()
-        kept = headers.to_client(response.headers, record.request_id)
+        kept = headers.to_client(response.headers, record.request_id) | record.limits
+        if response.status < 400:
+            record.tally.prompt = delivery.prompt_tokens  # until the engine says better
         if response.status == 503:
             kept.setdefault("Retry-After", str(errors.RETRY_AFTER_UNAVAILABLE))
         try:
@@ -212,13 +178,6 @@ class Proxy:
             self._metrics.ejected(delivery.key)
 
 
-def _prefix(deployment: Deployment, body: bodies.Body, caller: Caller) -> bytes | None:
-    if deployment.prefix_characters is None:
-        return None
-    prompt = {name: body.get(name) for name in ("messages", "prompt", "input") if name in body.members}
-    return affinity.beginning(prompt, deployment.prefix_characters, caller.salt)
-
-
 @contextmanager
 def _on_its_way(delivery: Delivery, endpoint: Endpoint) -> Iterator[None]:
     delivery.tried.append(endpoint)
@@ -228,11 +187,3 @@ def _on_its_way(delivery: Delivery, endpoint: Endpoint) -> Iterator[None]:
         yield
     finally:
         delivery.pods.balancer.ended(endpoint)
-
-
-def find(routes: Routes, asked: str, sight: Sight) -> Deployment:
-    """Return the deployment that `asked` means to a caller, or refuse with the names that would work."""
-    deployment = routes.resolve(asked, sight)
-    if deployment is None:
-        raise errors.model_not_found(asked, (name for name, _ in routes.names(sight)))
-    return deployment

@@ -1,4 +1,8 @@
-"""What is written down about a request: one JSON line, never its content, its key or a made-up name."""
+"""What is written down about a request: one JSON line, never its content, its key or a made-up name.
+
+The line is the usage record too: who asked, of which model, what it cost in tokens. It is written when the
+request ends, so a gateway that is killed loses the lines of what it carried at that moment, and no others.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Final, TextIO
 
 from slipway_gateway.objects import Key
+from slipway_gateway.usage import Tally
 
 OK: Final = "ok"
 REFUSED: Final = "refused"
@@ -29,11 +34,16 @@ class Record:
     tenant: str = ""
     key_id: str = ""
     deployment: Key | None = None
+    digest: str = ""
+    """Of the deployment's model."""
     pod: str = ""
     retries: int = 0
     status: int = 0
     outcome: str = OK
     """One of the four words above."""
+    tally: Tally = field(default_factory=Tally)
+    limits: dict[str, str] = field(default_factory=dict)
+    """Headers that tell the client what its limits leave it."""
     bytes_in: int = 0
     bytes_out: int = 0
     held: float = 0.0
@@ -56,13 +66,17 @@ class AccessLog:
         """Write the line of a request that is over."""
         line = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "kind": "access",
+            "kind": "request",
             "request_id": record.request_id,
             "tenant": record.tenant or None,
             "key_id": record.key_id or None,
             "method": record.method,
             "route": record.route,
             "deployment": str(record.deployment) if record.deployment else None,
+            "model_digest": record.digest or None,
+            "prompt_tokens": record.tally.prompt,
+            "completion_tokens": record.tally.answer,
+            "tokens_estimated": not record.tally.exact,
             "pod": record.pod or None,
             "retries": record.retries,
             "status": record.status,

@@ -96,10 +96,10 @@ class Place:
             self._sent = True
             self._room.line(self._ask.key).on_the_way -= 1
 
-    def end(self, work: float | None = None) -> None:
+    def end(self, work: float) -> None:
         """The request is over; `work` is what it really cost."""
         self.sent()
-        self._room.ended(self._ask, self._ask.work if work is None else work)
+        self._room.ended(self._ask, work)
 
 
 class Room:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from slipway_gateway.kube import AUTO
 from slipway_gateway.limits import Limits, Timeouts
@@ -35,5 +36,11 @@ class Settings:
     holds_reader: str = ""
     """User name of whoever reads what is held, and wakes it; nobody: nothing is held at zero."""
     holds: HoldLimits = field(default_factory=HoldLimits)
+    stream_usage: bool = True
+    """Whether engines are asked for the tokens of each stream."""
+    state_dir: Path | None = None
+    """Where sums for budgets are kept; None: in memory."""
+    service: str = ""
+    """The Service in front of the gateways, whose number divides limits; none: this is the only one."""
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)

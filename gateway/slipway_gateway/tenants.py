@@ -1,9 +1,10 @@
 """Who is calling: API keys, kept as SHA-256 only, and the namespaces each tenant sees. Pure.
 
-A tenant is a Secret in the gateway's namespace with the label `slipway.dev/tenant: NAME` and two keys:
+A tenant is a Secret in the gateway's namespace with the label `slipway.dev/tenant: NAME` and the keys
 `namespaces` (names separated by commas, or `*`) and `keys` (one `sha256:HEX` a line; two lines while a key
-is being rotated). Keys carry 256 random bits, so a plain hash is as good as a slow one. The first characters
-of a digest find the candidate, the whole digest is compared in constant time.
+is being rotated), and, where it is limited, `limits` and `budget` (JSON). Keys carry 256 random bits, so a
+plain hash is as good as a slow one. The first characters of a digest find the candidate, the whole digest
+is compared in constant time.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import hmac
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from slipway_gateway.errors import unauthorized
+from slipway_gateway.meters import UNLIMITED, Allowance, read_allowance
 from slipway_gateway.objects import LABEL_TENANT, SecretData
 from slipway_gateway.routing import Sight
 
@@ -43,6 +45,7 @@ class Caller:
     sight: Sight
     salt: str | None
     """Separates this tenant's prefix cache from all others; None where there are no tenants."""
+    allowance: Allowance = UNLIMITED
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +128,12 @@ def read_tenants(secrets_: Iterable[SecretData]) -> tuple[Keyring, list[Complain
 def _credentials(secret: SecretData, salt: str) -> list[Credential]:
     sight = _sight(_decode(secret, "namespaces"))
     digests = [_digest(line) for line in _decode(secret, "keys").split()]
-    return [Credential(d, Caller(secret.tenant, d[:_ID_LENGTH], sight, salt)) for d in digests]
+    allowance = read_allowance(_optional(secret, "limits"), _optional(secret, "budget"))
+    return [Credential(d, Caller(secret.tenant, d[:_ID_LENGTH], sight, salt, allowance)) for d in digests]
+
+
+def _optional(secret: SecretData, name: str) -> str | None:
+    return _decode(secret, name) if name in secret.data else None
 
 
 def _decode(secret: SecretData, name: str) -> str:
@@ -172,8 +180,11 @@ def new_key() -> str:
     return KEY_PREFIX + secrets.token_urlsafe(32)
 
 
-def secret_yaml(tenant: str, namespaces: Iterable[str], key: str) -> str:
+def secret_yaml(
+    tenant: str, namespaces: Iterable[str], key: str, more: Mapping[str, str] | None = None
+) -> str:
     """Return the Secret that makes `key` valid, as YAML; the key itself is not in it."""
+    added = "".join(f"  {name}: '{value}'\n" for name, value in (more or {}).items())
     return f"""apiVersion: v1
 kind: Secret
 metadata:
@@ -185,4 +196,4 @@ stringData:
   namespaces: "{",".join(sorted(namespaces))}"
   keys: |
     sha256:{digest_of(key)}
-"""
+{added}"""

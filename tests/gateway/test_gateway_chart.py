@@ -49,6 +49,17 @@ def test_the_program_takes_the_charts_arguments(helm: str, mode: str):
     assert settings.tls is None
 
 
+def test_budgets_are_kept_on_a_volume(helm: str):
+    objects = render(helm, "gateway.enabled=true", 'gateway.state.size="1Gi"')
+    pod = next(obj for obj in objects if obj["kind"] == "Deployment")["spec"]["template"]["spec"]
+    settings = settings_of(parser().parse_args(pod["containers"][0]["args"]))
+    mounts = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+    volume = next(v for v in pod["volumes"] if v["name"] == mounts[str(settings.state_dir)])
+    (claim,) = [obj for obj in objects if obj["kind"] == "PersistentVolumeClaim"]
+    assert claim["metadata"]["name"] == volume["persistentVolumeClaim"]["claimName"]
+    assert settings.service in {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Service"}
+
+
 def test_tls_comes_from_a_secret(helm: str):
     objects = render(helm, "gateway.enabled=true", 'gateway.tls.secretName="front"')
     pod = next(obj for obj in objects if obj["kind"] == "Deployment")["spec"]["template"]["spec"]

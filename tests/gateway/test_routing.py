@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slipway_gateway import errors
+from slipway_gateway.delivery import find
 from slipway_gateway.objects import Deployment, Endpoint, Key, Slice, read_deployment, read_slice
-from slipway_gateway.proxy import find
 from slipway_gateway.routing import EVERYTHING, Sight, build, endpoints_of, upstream_model
 
 

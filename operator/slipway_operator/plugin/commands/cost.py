@@ -21,15 +21,18 @@ from slipway_api import names
 from slipway_api.catalogue import CATALOGUE, CPU, Accelerator
 from slipway_api.quantity import parse_quantity
 from slipway_operator.kinds import PARENT, POD, Key, Object, key_of
-from slipway_operator.plugin import documents, screen
+from slipway_operator.plugin import documents, screen, usage
 from slipway_operator.plugin.errors import PluginError, UsageError
 from slipway_operator.plugin.kubectl import Kubectl
 
 NAME = "cost"
 SUMMARY = "show what deployments cost, idle time included"
-GROUPS: Final = ("deployment", "namespace", "model", "class", "accelerator")
+TENANT: Final = "tenant"
+GROUPS: Final = ("deployment", "namespace", "model", "class", "accelerator", TENANT)
 _UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
 _CENT: Final = Decimal("0.01")
+_COLUMNS: Final = ("PODS", "DEVICES", "$/HOUR", "POD HOURS", "$")
+_TENANT_COLUMNS: Final = ("TENANT", "REQUESTS", "PROMPT TOKENS", "ANSWER TOKENS", "ESTIMATED", "$")
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,9 @@ def arguments(parser: ArgumentParser) -> None:
         "--since", type=_duration, metavar="DURATION", help="at most so far back: 30m, 24h, 7d"
     )
     parser.add_argument("--prices", metavar="FILE", help="YAML file of prices a device and hour")
+    parser.add_argument(
+        "--usage", metavar="FILE", help="with --by tenant: the gateway's log lines, instead of its pods' logs"
+    )
     parser.add_argument("--csv", action="store_true", help="CSV instead of a table")
 
 
@@ -82,11 +88,18 @@ def run(options: Namespace, cluster: Kubectl) -> int:
         raise PluginError("There is no LLMDeployment here; -A looks in all namespaces.")
     prices, now = _prices(options.prices), datetime.now(UTC)
     items = [item for pod in pods if (item := item_of(pod, parents, prices, now, options.since))]
-    lines = sums(items, options.by)
+    lines: Sequence[Line | usage.TenantLine]
+    if options.by == TENANT:
+        uses = usage.read(
+            usage.lines_of(cluster, options.usage), now - options.since if options.since else None
+        )
+        lines = usage.by_tenant(uses, dollars_of(items))
+    else:
+        lines = sums(items, options.by)
     if options.csv:
         _csv(lines)
     elif options.output == "text":
-        _print(lines, options.by)
+        _print(lines, _TENANT_COLUMNS if options.by == TENANT else (options.by.upper(), *_COLUMNS))
     else:
         screen.machine([asdict(line) for line in lines], options.output)
     return 0
@@ -136,6 +149,14 @@ def held(pod: Object, accelerator: str) -> tuple[Decimal, Decimal]:
         if (count := asked.get(kind.mig_resource(profile))) is not None:
             return parse_quantity(str(count)), _share(kind, profile)
     return parse_quantity(str(asked.get(kind.resource, 0))), Decimal(1)
+
+
+def dollars_of(items: Iterable[Item]) -> dict[str, Decimal]:
+    """Return what each deployment cost."""
+    found: dict[str, Decimal] = {}
+    for item in items:
+        found[item.deployment] = found.get(item.deployment, Decimal(0)) + item.per_hour * item.hours
+    return found
 
 
 def sums(items: Iterable[Item], by: str) -> list[Line]:
@@ -197,14 +218,15 @@ def _plain(value: Decimal) -> str:
     return f"{value.normalize():f}"
 
 
-def _print(lines: Sequence[Line], by: str) -> None:
-    columns = (by.upper(), "PODS", "DEVICES", "$/HOUR", "POD HOURS", "$")
+def _print(lines: Sequence[Line | usage.TenantLine], columns: Sequence[str]) -> None:
     rows = [[str(value) for value in asdict(line).values()] for line in lines]
     screen.console().print(screen.table("", columns, rows))
 
 
-def _csv(lines: Sequence[Line]) -> None:
+def _csv(lines: Sequence[Line | usage.TenantLine]) -> None:
     writer = csv.writer(sys.stdout, lineterminator="\n")
+    if not lines:
+        return
     writer.writerow(asdict(lines[0]).keys())
     writer.writerows(asdict(line).values() for line in lines)
 
