@@ -11,7 +11,6 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from rich.tree import Tree
 
 FORMATS: Final = ("text", "json", "yaml")
 FILE_WIDTH: Final = 160
@@ -60,11 +59,6 @@ def mark(good: bool | None) -> Text:
 def line(good: bool | None, *parts: str) -> Text:
     """Return a marked line."""
     return Text.assemble(mark(good), " ", " ".join(part for part in parts if part))
-
-
-def tree(root: Text) -> Tree:
-    """Return an empty tree."""
-    return Tree(root, guide_style="dim")
 
 
 def errors() -> Console:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from slipway_operator.ranks import nearest_rank
 from slipway_operator.simulate.world import Outcome
 
 REVERSAL_SECONDS: Final = 300.0
@@ -55,9 +56,7 @@ def report(name: str, outcome: Outcome, slo: Slo) -> Report:
 
 
 def _percentile(ordered: Sequence[float], part: int) -> float:
-    if not ordered:
-        return 0.0
-    return round(ordered[max(0, -(-len(ordered) * part // 100) - 1)], 3)
+    return round(nearest_rank(ordered, part), 3) if ordered else 0.0
 
 
 def _reversals(decisions: Sequence[tuple[float, int]]) -> int:

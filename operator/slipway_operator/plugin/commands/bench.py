@@ -21,6 +21,7 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from slipway_operator.plugin import endpoint, openai, screen
 from slipway_operator.plugin.errors import PluginError
 from slipway_operator.plugin.kubectl import Kubectl
+from slipway_operator.ranks import nearest_rank
 
 NAME = "bench"
 SUMMARY = "measure a deployment: TTFT, TPOT, throughput"
@@ -105,10 +106,8 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
     ordered = sorted(values)
-    rank = {
-        name: ordered[max(0, -(-len(ordered) * part // 100) - 1)] for name, part in (("p95", 95), ("p99", 99))
-    }
-    found = {"mean": fmean(ordered), "p50": median(ordered), **rank}
+    ranks = {f"p{part}": nearest_rank(ordered, part) for part in (95, 99)}
+    found = {"mean": fmean(ordered), "p50": median(ordered), **ranks}
     return {name: round(value, 2) for name, value in found.items()}
 
 

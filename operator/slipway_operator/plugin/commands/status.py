@@ -60,9 +60,8 @@ def draw(facts: Facts) -> Tree:
     """Return the tree for a person."""
     ready = facts.condition(Condition.READY)
     state = {"True": True, "False": False}.get(str(ready.get("status")))
-    root = screen.tree(
-        screen.line(state, place(facts.parent), f"[{ready.get('reason', 'not looked at yet')}]")
-    )
+    title = screen.line(state, place(facts.parent), f"[{ready.get('reason', 'not looked at yet')}]")
+    root = Tree(title, guide_style="dim")
     if ready.get("message"):
         root.add(Text(str(ready["message"])))
     if not facts.seen:
