@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, Final
@@ -28,6 +28,7 @@ from slipway_operator.relist import Relister
 from slipway_operator.scaling.counters import Counters
 from slipway_operator.scaling.loop import Autoscaler
 from slipway_operator.settings import Settings
+from slipway_operator.signals.holds import GatewayHolds
 from slipway_operator.signals.scrape import Scraper
 from slipway_operator.store import Store
 from slipway_operator.worker import work
@@ -87,7 +88,12 @@ class Leader:
             api, self._intake, settings.scopes, settings.relist_seconds, settings.watched
         )
         self._measurements = Measurements(self._queue.add)
-        self._autoscaler = Autoscaler(store, api, Scraper(), self._queue.add, Counters(metrics.registry))
+        self._holds = None
+        if settings.gateway is not None:
+            self._holds = GatewayHolds(api, settings.gateway, settings.gateway_token, self._woken)
+        self._autoscaler = Autoscaler(
+            store, api, Scraper(), self._queue.add, Counters(metrics.registry), self._holds
+        )
         self._reconciler = Reconciler(
             store,
             api,
@@ -133,6 +139,8 @@ class Leader:
             others.remove(filling)
             others.append(asyncio.create_task(self._relister.keep(), name="relist"))
             others.append(asyncio.create_task(self._autoscaler.run(), name="autoscaling"))
+            if self._holds is not None:
+                others.append(asyncio.create_task(self._holds.run(), name="holds"))
             # The last: at its end kopf cancels what came after it.
             listening = partial(_listen, stop)
             watching = watch(self._intake, self._settings.namespaces, listening, self._settings.watched)
@@ -153,6 +161,9 @@ class Leader:
         for task in [*workers, *others]:
             task.cancel()
         await asyncio.gather(*workers, *others, return_exceptions=True)
+
+    def _woken(self, keys: Collection[Key]) -> None:
+        self._autoscaler.wake(keys)
 
     def _stuck(self) -> list[str]:
         seconds = self._queue.stuck_for()

@@ -55,6 +55,7 @@ NETWORK_POLICY: Final = Kind("networking.k8s.io", "v1", "NetworkPolicy", "networ
 JOB: Final = Kind("batch", "v1", "Job", "jobs")
 CLAIM: Final = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 POD: Final = Kind("", "v1", "Pod", "pods")
+ENDPOINT_SLICE: Final = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
 EVENT: Final = Kind("", "v1", "Event", "events")
 LEASE: Final = Kind("coordination.k8s.io", "v1", "Lease", "leases")
 
@@ -86,6 +87,8 @@ def rights_on(kind: Kind, subresource: str | None = None) -> frozenset[str]:
         return frozenset({"patch"}) if (kind, subresource) == (PARENT, "status") else frozenset()
     if kind == LEASE:
         return frozenset({"get", "create", "update"})
+    if kind == ENDPOINT_SLICE:
+        return frozenset({"list"})  # of the gateway's namespace
     if kind == EVENT:
         return frozenset({"list", "create"})
     rights = _READ if kind in WATCHED else frozenset()

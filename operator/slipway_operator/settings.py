@@ -9,12 +9,14 @@ import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from slipway_api.catalogue import CATALOGUE, Catalogue, CatalogueError, extend
-from slipway_operator.kinds import WATCHED, WATCHED_WITHOUT_CLASSES, Kind
+from slipway_operator.kinds import WATCHED, WATCHED_WITHOUT_CLASSES, Key, Kind
 from slipway_operator.plan import Installation
 
+DEFAULT_GATEWAY_TOKEN = Path("/var/run/secrets/slipway-gateway/token")
 DEFAULT_ENGINE_IMAGE = "localhost/slipway/engine:latest"
 
 
@@ -38,6 +40,8 @@ class Settings:
         fetch_environment: variables of the containers that fetch models.
         admitted: NetworkPolicyPeers admitted to every engine; None makes no NetworkPolicies.
         catalogue: the accelerators that there are, the cluster's own among them.
+        gateway: the Service of the gateways' admin ports; None where no gateway holds requests.
+        gateway_token: the file with the service-account token that gateways accept.
     """
 
     namespaces: tuple[str, ...]
@@ -55,6 +59,8 @@ class Settings:
     fetch_environment: Mapping[str, str]
     admitted: tuple[Mapping[str, Any], ...] | None
     catalogue: Catalogue
+    gateway: Key | None = None
+    gateway_token: Path = DEFAULT_GATEWAY_TOKEN
 
     @property
     def scopes(self) -> tuple[str | None, ...]:
@@ -93,6 +99,8 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os
         fetch_environment=parsed.fetch_environment,
         admitted=None if parsed.no_network_policies else parsed.admit,
         catalogue=parsed.catalogue,
+        gateway=parsed.gateway_service,
+        gateway_token=parsed.gateway_token_file,
     )
 
 
@@ -145,6 +153,19 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         action="store_true",
         help="read no LLMClasses, where the operator has no right beyond its namespaces",
     )
+    run.add_argument(
+        "--gateway-service",
+        type=_service,
+        metavar="NS/NAME",
+        help="Service of the gateways' admin ports, which are asked for the requests they hold",
+    )
+    run.add_argument(
+        "--gateway-token-file",
+        type=Path,
+        default=DEFAULT_GATEWAY_TOKEN,
+        metavar="FILE",
+        help="service-account token of audience slipway-gateway",
+    )
     run.add_argument("--host", default="0.0.0.0", help="address of the two ports below")  # noqa: S104
     run.add_argument("--health-port", type=_port, default=8080, help="port of /healthz and /readyz")
     run.add_argument("--metrics-port", type=_port, default=9090, help="port of /metrics")
@@ -181,6 +202,13 @@ def _peers(text: str) -> tuple[Mapping[str, Any], ...]:
     if not isinstance(value, list) or not all(isinstance(each, dict) and each for each in value):
         raise argparse.ArgumentTypeError('write a list of peers, like [{"namespaceSelector": {}}]')
     return tuple(value)
+
+
+def _service(text: str) -> Key:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise argparse.ArgumentTypeError(f"{text!r} is no Service; write NAMESPACE/NAME")
+    return Key(namespace, name)
 
 
 def _json(text: str) -> Any:

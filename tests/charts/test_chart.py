@@ -16,6 +16,7 @@ from slipway_api import names
 from slipway_api.v1alpha1 import LLMDeployment
 from slipway_operator import kinds, lease
 from slipway_operator.settings import parse_settings
+from slipway_operator.signals import holds
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "slipway"
@@ -187,6 +188,39 @@ class TestDeployment:
     ) -> None:
         found = of_kind(render(f'operator={{"replicas":{replicas}}}'), "PodDisruptionBudget")
         assert len(found) == budgets
+
+
+class TestGatewayPoll:
+    def test_the_operator_asks_this_releases_gateway_with_a_token_of_its_own(self, render: Render) -> None:
+        objects = render('gateway={"enabled":true}')
+        pod = one_named(objects, "Deployment", "slipway-operator")["spec"]["template"]["spec"]
+        settings = parse_settings(pod["containers"][0]["args"], {})
+        assert settings.gateway == kinds.Key("slipway-system", "slipway-gateway-metrics")
+        service = one_named(objects, "Service", settings.gateway.name)
+        assert holds.PORT_NAME in {port["name"] for port in service["spec"]["ports"]}
+        (volume,) = [each for each in pod["volumes"] if each["name"] == "gateway-token"]
+        (source,) = volume["projected"]["sources"]
+        assert source["serviceAccountToken"]["audience"] == "slipway-gateway"
+        (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "gateway-token"]
+        assert f"{mount['mountPath']}/{source['serviceAccountToken']['path']}" == str(settings.gateway_token)
+
+    def test_may_list_where_gateways_are_and_nothing_else(self, render: Render) -> None:
+        role = one_named(render('gateway={"enabled":true}'), "Role", "slipway-operator-gateways")
+        assert granted(role["rules"]) == {
+            ("discovery.k8s.io", "endpointslices"): set(kinds.rights_on(kinds.ENDPOINT_SLICE))
+        }
+
+    def test_another_releases_gateway_can_be_named(self, render: Render) -> None:
+        objects = render('operator={"gatewayService":"edge/edge-gateway-metrics"}')
+        role = one_named(objects, "Role", "slipway-operator-gateways")
+        assert role["metadata"]["namespace"] == "edge"
+
+    def test_without_a_gateway_there_is_neither(self, render: Render) -> None:
+        objects = render()
+        assert parse_settings(container_of(objects)["args"], {}).gateway is None
+        assert not [
+            role for role in of_kind(objects, "Role") if role["metadata"]["name"].endswith("-gateways")
+        ]
 
 
 class TestCatalogue:

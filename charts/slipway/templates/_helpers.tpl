@@ -34,6 +34,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- /* NAMESPACE/NAME of the Service whose pods are asked for held requests; empty where there is none. */ -}}
+{{- define "slipway.gatewayAsked" -}}
+{{- if .Values.operator.gatewayService }}{{ .Values.operator.gatewayService }}
+{{- else if .Values.gateway.enabled }}{{ .Release.Namespace }}/{{ include "slipway.gateway" . }}-metrics
+{{- end }}
+{{- end }}
+
 {{- /* The operator's rights in the namespaces that it serves. Nothing on Secrets, nothing that it does not call. */ -}}
 {{- define "slipway.rules" -}}
 - apiGroups: [slipway.dev]
