@@ -41,7 +41,10 @@ def add_source_flags(parser: argparse.ArgumentParser) -> None:
     """Add what says which version of a remote model is meant, and how it may be fetched."""
     group = parser.add_argument_group("remote models")
     group.add_argument(
-        "--revision", metavar="REV", help="branch, tag or commit of an hf:// source (default: main)"
+        "--revision",
+        metavar="REV",
+        help="branch, tag or commit of an hf:// source (default: main); of s3://, gs:// and oci:// the "
+        "commit that `inspect` told",
     )
     group.add_argument(
         "--allow-http", action="store_true", help="allow http:// to hosts other than this machine"
