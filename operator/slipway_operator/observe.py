@@ -25,8 +25,11 @@ from slipway_operator.plan.world import World
 from slipway_operator.store import Store
 
 
-def observe(store: Store, key: Key, views: Mapping[Key, View]) -> World | None:
-    """Return the world of one LLMDeployment; None where there is nothing to do for it (any more)."""
+def observe(store: Store, key: Key, views: Mapping[Key, View], *, everywhere: bool = True) -> World | None:
+    """Return the world of one LLMDeployment; None where there is nothing to do for it (any more).
+
+    `everywhere` is whether the store knows the pods of all namespaces.
+    """
     parent = store.get(PARENT, key)
     if parent is None or parent["metadata"].get("deletionTimestamp"):
         return None  # the garbage collector takes what it owned
@@ -43,7 +46,7 @@ def observe(store: Store, key: Key, views: Mapping[Key, View]) -> World | None:
         job_pods=[pod for pod in store.owned(POD, key) if not _of_a_replica_set(pod)],
         views=views,
         ahead=_ahead(store, parent),
-        holders=holders_of(scarce, key, store.all(POD)) if scarce else "",
+        holders=holders_of(scarce, key, store.all(POD), everywhere=everywhere) if scarce else "",
     )
 
 

@@ -96,7 +96,7 @@ class Reconciler:
 
     async def reconcile(self, key: Key) -> Result:
         """Reconcile one LLMDeployment; return what stays to be tried again. Raises OperatorError."""
-        world = observe(self._store, key, self._caches.views)
+        world = observe(self._store, key, self._caches.views, everywhere=self._installation.everywhere)
         if world is None:
             self._caches.forget(key)
             self._pace.forget(key)

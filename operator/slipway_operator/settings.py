@@ -76,7 +76,12 @@ class Settings:
     def installation(self) -> Installation:
         """Return what of this shapes plans."""
         return Installation(
-            self.engine_image, self.fetch_environment, self.admitted, self.catalogue, self.classes
+            self.engine_image,
+            self.fetch_environment,
+            self.admitted,
+            self.catalogue,
+            self.classes,
+            everywhere=not self.namespaces,
         )
 
 

@@ -21,8 +21,11 @@ def wanted_resources(pods: Iterable[Object]) -> frozenset[str]:
     return frozenset(name for pod in stuck if not is_leaving(pod) for name in _accelerators(pod))
 
 
-def holders_of(resources: Collection[str], key: Key, pods: Iterable[Object]) -> str:
-    """Return who holds some of `resources`, in words; empty where nobody that is known does."""
+def holders_of(resources: Collection[str], key: Key, pods: Iterable[Object], *, everywhere: bool) -> str:
+    """Return who holds some of `resources`, in words; empty where nobody does.
+
+    `everywhere` is whether `pods` are those of all namespaces: what is not seen is said, not guessed.
+    """
     held: Counter[Key] = Counter()
     for pod in pods:
         owner = parent_key(pod)
@@ -40,6 +43,7 @@ def holders_of(resources: Collection[str], key: Key, pods: Iterable[Object]) -> 
     rest = sum(count for _, count in near[MOST_NAMED:])
     words += [f"others of this namespace hold {rest}"] if rest else []
     words += [f"other namespaces hold {far}"] if far else []
+    words += [] if everywhere else ["what is held beyond the namespaces of this operator is not known to it"]
     return f"of {', '.join(sorted(resources))}, {', '.join(words)}" if words else ""
 
 

@@ -19,6 +19,7 @@ class Installation:
         peers: NetworkPolicyPeers admitted to every engine's HTTP port; None makes no NetworkPolicies.
         catalogue: the accelerators that there are, the cluster's own among them.
         classes: whether LLMClasses are read.
+        everywhere: whether the operator serves, and sees, all namespaces.
     """
 
     engine_image: str
@@ -26,3 +27,4 @@ class Installation:
     peers: tuple[Mapping[str, Any], ...] | None = ()
     catalogue: Catalogue = field(default_factory=lambda: CATALOGUE)
     classes: bool = True
+    everywhere: bool = True
