@@ -118,8 +118,8 @@ class Kube:
             key.namespace,
             key.name,
             subresource=subresource,
-            body=body,
-            content_type="application/apply-patch+yaml",
+            body=json.dumps(body),
+            content_type=_APPLY,
             field_manager=names.FIELD_MANAGER,
             force_conflicts="true" if force else "false",
         )
@@ -218,6 +218,9 @@ _METHODS: Final = {
 
 
 _FENCED: Final = frozenset({"create", "update", "apply", "delete"})
+
+# With a character set the client sends the text as it is; else it walks every object once more before that.
+_APPLY: Final = "application/apply-patch+yaml; charset=utf-8"
 
 # Applying creates too; who may patch a child may create it, and the status is never created.
 _RIGHTS: Final = {"apply": "patch"}

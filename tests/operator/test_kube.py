@@ -70,7 +70,7 @@ async def test_an_apply_is_a_server_side_apply_as_one_manager(kube, wire):
     request, body = wire.requests[0]
     assert (request.method, request.path) == ("PATCH", "/apis/apps/v1/namespaces/team/deployments/chat")
     assert dict(request.query) == {"fieldManager": "slipway-operator", "force": "true"}
-    assert request.headers["Content-Type"] == "application/apply-patch+yaml"
+    assert request.headers["Content-Type"] == "application/apply-patch+yaml; charset=utf-8"
     assert request.headers["Authorization"] == "Bearer secret"
     assert request.headers["User-Agent"] == "slipway-operator"
     assert body == {"a": "é"}
