@@ -312,6 +312,10 @@ def test_a_second_reconcile_of_an_unchanged_world_writes_nothing(kube, operator,
         pytest.skip(f"the provider {cluster.provider} keeps no audit log")
     mine = writes(cluster, operator, since="", namespace=serving.namespace)
     assert {"services", "poddisruptionbudgets", "deployments", "llmdeployments/status"} <= set(mine)
+    measured = wait_for("what the engine measured", lambda: measured_by(serving), 60)
+    assert measured["weights"] + measured["kvCache"] <= measured["usable"] <= measured["limit"] == 1536 << 20
+    assert 40 << 20 < measured["weights"] < 400 << 20  # a 4-bit model of 135 million parameters
+    assert measured["maxModelLen"] == 512
     settled(cluster, operator, wait_for)
     since = datetime.now(UTC).isoformat()
     old = holder(kube, operator)
@@ -321,6 +325,12 @@ def test_a_second_reconcile_of_an_unchanged_world_writes_nothing(kube, operator,
     time.sleep(10)
     assert writes(cluster, operator, since) == []
     assert "leases" in writes(cluster, operator, since, leases=True)  # it was at work all the time
+
+
+def measured_by(deployed):
+    """Return the memory that the status says the engine measured; None where it says nothing yet."""
+    status = deployed.kube.get("llmdep", deployed.name, deployed.namespace)["status"]
+    return status.get("plan", {}).get("measured")
 
 
 def settled(cluster, operator, wait_for):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -45,6 +47,15 @@ async def test_metrics_are_served_in_prometheus_text():
     assert status == 200
     assert 'slipway_operator_api_requests_total{code="200",resource="deployments",verb="apply"} 1.0' in text
     assert "\ndepth 3.0\n" in text
+
+
+def test_every_metric_is_explained():
+    root = Path(__file__).resolve().parents[2]
+    page = (root / "docs/operations/operator.md").read_text()
+    sources = (path.read_text() for path in (root / "operator/slipway_operator").rglob("*.py"))
+    names = {name for source in sources for name in re.findall(r'"(slipway_operator_\w+)"', source)}
+    assert len(names) >= 10
+    assert {name for name in names if f"`{name}" not in page} == set()
 
 
 def test_settings_come_from_flags_and_environment():
