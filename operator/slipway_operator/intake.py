@@ -43,6 +43,12 @@ class Intake:
             if before is not None:
                 self._enqueue(kind, before)  # an edit may have taken away the label that names the parent
 
+    def _is_behind(self, key: Key) -> bool:
+        """Return whether an LLMDeployment was written since its status was."""
+        parent = self._store.get(PARENT, key) or {"metadata": {}}
+        seen = (parent.get("status") or {}).get("observedGeneration")
+        return bool(seen != parent["metadata"].get("generation"))
+
     def _as_compared(self, kind: Kind, obj: Object) -> Object:
         """Return an object as the store holds it; of a parent, the managed fields of others count too."""
         return obj if kind is PARENT else self._store.get(kind, key_of(obj)) or obj
@@ -64,7 +70,7 @@ class Intake:
             if kind is LLM_CLASS:
                 self._enqueue_class(key.name)
             else:
-                self._queue.add(key)
+                self._queue.add(key, first=kind is PARENT and self._is_behind(key))
 
     def unanswered(self, kind: Kind) -> None:
         """A list failed: the API server, not the watch, is at fault."""

@@ -370,6 +370,17 @@ async def queued(operator):
     return found
 
 
+async def test_a_new_leader_starts_with_what_was_written_meanwhile(server, operator, recorded):
+    for name in ("a", "b", "c"):
+        server.put(PARENT, recorded.parent(name))
+        await operator.reconcile(Key("team", name))
+    server.put(PARENT, {**recorded.parent("b", generation=2), "status": {"observedGeneration": 1}})
+    successor = Operator(server, recorded.here)
+    await successor.relister.fill()
+    assert len(successor.queue) == 3
+    assert await successor.queue.get() == Key("team", "b")
+
+
 async def test_a_change_of_what_nobody_reads_queues_nothing(server, operator, parent):
     await operator.reconcile()
     assert await queued(operator)
