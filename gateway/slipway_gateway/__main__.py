@@ -81,6 +81,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
     run.add_argument(
         "--service", default="", help="Service of this gateway; its ready pods divide limits a minute"
     )
+    run.add_argument(
+        "--status-page",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="serve /status, a page for people with a chat box, on the admin port",
+    )
     run.add_argument("--tls-cert", metavar="FILE", type=Path, help="certificate chain of the API's port, PEM")
     run.add_argument("--tls-key", metavar="FILE", type=Path, help="its key; both are read again on change")
     run.add_argument(
@@ -175,6 +181,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         set_salt=args.cache_salt,
         tls=_tls(args.tls_cert, args.tls_key),
         holds_reader=args.holds_reader,
+        status_page=args.status_page,
         stream_usage=args.stream_usage,
         state_dir=args.state_dir,
         service=args.service,

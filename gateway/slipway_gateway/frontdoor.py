@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from aiohttp import web
@@ -74,6 +75,8 @@ class FrontDoor:
         self._admission = admission
         self._metrics = metrics
         self._access_log = access_log
+        self.ended: Callable[[Record], None] = lambda _: None
+        """Called with the record of each request that is over."""
         self.closing = False
         """Set when the gateway goes away: each answer is its connection's last."""
 
@@ -91,6 +94,7 @@ class FrontDoor:
         finally:
             self._metrics.finished(record)
             self._access_log.write(record)
+            self.ended(record)
         if self.closing:
             response.force_close()
         return response

@@ -29,6 +29,7 @@ from slipway_gateway.record import AccessLog
 from slipway_gateway.reviews import Reviews
 from slipway_gateway.room import Room
 from slipway_gateway.settings import AuthMode, Settings
+from slipway_gateway.status import StatusPage
 from slipway_gateway.tls import Certificate
 from slipway_gateway.world import World
 
@@ -62,7 +63,7 @@ class Gateway:
         settings = self._settings
         self._to_pods = upstream.open_session(settings.timeouts)
         self._to_api = aiohttp.ClientSession(trust_env=False)
-        fleet = Fleet(self.world, self.metrics)
+        fleet = self._fleet = Fleet(self.world, self.metrics)
         ledger = self.ledger = Ledger(settings.state_dir)
         self.room = Room(self.world, fleet.load, settings.holds, wakes=bool(settings.holds_reader))
         self.world.told = self.room.look
@@ -105,6 +106,10 @@ class Gateway:
             self.reviews = Reviews(self._to_api, self._access)
             holds = Holds(self.room, self.reviews, settings.holds_reader)
             admin_side.router.add_get(HOLDS, holds.handle)
+        if settings.status_page:
+            page = StatusPage(self.world, self._fleet, self.room, self.peers, self.door)
+            self.door.ended = page.recent.note
+            page.add_to(admin_side)
         self._admin = web.AppRunner(
             admin_side,
             access_log=None,

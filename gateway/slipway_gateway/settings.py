@@ -36,6 +36,8 @@ class Settings:
     holds_reader: str = ""
     """User name of whoever reads what is held, and wakes it; nobody: nothing is held at zero."""
     holds: HoldLimits = field(default_factory=HoldLimits)
+    status_page: bool = False
+    """Whether the admin port has a page for people."""
     stream_usage: bool = True
     """Whether engines are asked for the tokens of each stream."""
     state_dir: Path | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from slipway_api.names import ENGINE_PORT, selector_of
 from slipway_gateway.__main__ import parser, settings_of
+from slipway_gateway.objects import Key
 from slipway_gateway.settings import AuthMode
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,3 +91,37 @@ def test_it_may_look_and_nothing_more(helm: str, mode: str, namespaces: str):
     )
     wide = [obj for obj in roles if obj["kind"] == "ClusterRole" and obj["rules"][0] not in reviews]
     assert bool(wide) == (namespaces == "[]")
+
+
+def test_an_existing_gateway_gets_a_pool_and_a_route_for_each_deployment(helm: str):
+    wanted = {
+        "enabled": True,
+        "parentRefs": [{"name": "inference", "namespace": "gateways"}],
+        "deployments": [
+            {"namespace": "team-a", "name": "chat", "names": ["chat", "gpt"]},
+            {"namespace": "b", "name": "x"},
+        ],
+        "endpointPicker": {"name": "epp"},
+    }
+    objects = render(helm, f"gatewayAPI={json.dumps(wanted)}")
+    found = {
+        (obj["kind"], str(Key(obj["metadata"]["namespace"], obj["metadata"]["name"]))): obj for obj in objects
+    }
+    assert found.keys() == {
+        (kind, key) for kind in ("InferencePool", "HTTPRoute") for key in ("team-a/chat", "b/x")
+    }
+    pool, route = found["InferencePool", "team-a/chat"], found["HTTPRoute", "team-a/chat"]
+    assert pool["spec"]["selector"]["matchLabels"] == selector_of("chat")
+    assert pool["spec"]["targetPorts"] == [{"number": ENGINE_PORT}]
+    by_name, by_path = route["spec"]["rules"]
+    assert [m["headers"][0]["value"] for m in by_name["matches"]] == ["chat", "gpt"]
+    assert by_path["matches"][0]["path"]["value"] == "/team-a/chat"
+    for rule in (by_name, by_path):
+        assert rule["backendRefs"][0]["name"] == pool["metadata"]["name"]
+
+
+def test_routes_without_a_gateway_are_refused(helm: str):
+    wanted = {"enabled": True, "deployments": [{"namespace": "b", "name": "x"}]}
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        render(helm, f"gatewayAPI={json.dumps(wanted)}")
+    assert "gatewayAPI." in error.value.stderr
