@@ -100,6 +100,7 @@ async def burst(
     for kind in (*SINGLE, *PER_REVISION):
         listed = (await send(session, "GET", f"{kind.path(namespace)}?limit=1"))["metadata"]
         assert 1 + listed.get("remainingItemCount", 0) >= amount, f"{kind.plural} are missing"
+    await seen.have(seen.deployed, amount)
     figures["deployment_after_seconds"] = spread([seen.deployed[n] - at for n, at in posted.items()])
     figures["status_after_seconds"] = spread([seen.reconciled[n] - at for n, at in posted.items()])
     if not brief:
