@@ -29,6 +29,7 @@ from slipway_operator.scaling.counters import Counters
 from slipway_operator.scaling.loop import Autoscaler
 from slipway_operator.settings import Settings
 from slipway_operator.signals.holds import GatewayHolds
+from slipway_operator.signals.prometheus import Prometheus
 from slipway_operator.signals.scrape import Scraper
 from slipway_operator.store import Store
 from slipway_operator.worker import work
@@ -91,8 +92,9 @@ class Leader:
         self._holds = None
         if settings.gateway is not None:
             self._holds = GatewayHolds(api, settings.gateway, settings.gateway_token, self._woken)
+        source = Prometheus(settings.prometheus) if settings.prometheus else Scraper()
         self._autoscaler = Autoscaler(
-            store, api, Scraper(), self._queue.add, Counters(metrics.registry), self._holds
+            store, api, source, self._queue.add, Counters(metrics.registry), self._holds
         )
         self._reconciler = Reconciler(
             store,

@@ -15,6 +15,7 @@ from typing import Any
 from slipway_api.catalogue import CATALOGUE, Catalogue, CatalogueError, extend
 from slipway_operator.kinds import WATCHED, WATCHED_WITHOUT_CLASSES, Key, Kind
 from slipway_operator.plan import Installation
+from slipway_operator.signals.connection import Connection, connection_of
 
 DEFAULT_GATEWAY_TOKEN = Path("/var/run/secrets/slipway-gateway/token")
 DEFAULT_ENGINE_IMAGE = "localhost/slipway/engine:latest"
@@ -42,6 +43,7 @@ class Settings:
         catalogue: the accelerators that there are, the cluster's own among them.
         gateway: the Service of the gateways' admin ports; None where no gateway holds requests.
         gateway_token: the file with the service-account token that gateways accept.
+        prometheus: whom to ask for the pods' metrics; None asks the pods themselves.
     """
 
     namespaces: tuple[str, ...]
@@ -61,6 +63,7 @@ class Settings:
     catalogue: Catalogue
     gateway: Key | None = None
     gateway_token: Path = DEFAULT_GATEWAY_TOKEN
+    prometheus: Connection | None = None
 
     @property
     def scopes(self) -> tuple[str | None, ...]:
@@ -106,6 +109,7 @@ def parse_settings(arguments: Sequence[str], environment: Mapping[str, str] = os
         catalogue=parsed.catalogue,
         gateway=parsed.gateway_service,
         gateway_token=parsed.gateway_token_file,
+        prometheus=parsed.prometheus,
     )
 
 
@@ -171,6 +175,14 @@ def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
         metavar="FILE",
         help="service-account token of audience slipway-gateway",
     )
+    run.add_argument(
+        "--prometheus",
+        type=_prometheus,
+        default=environment.get("SLIPWAY_PROMETHEUS") or "{}",
+        metavar="JSON",
+        help="url, caFile, tokenFile, headers, tenant, freshSeconds, namespaceLabel, podLabel, queries of a "
+        "Prometheus that collects the pods' metrics; without, the pods are asked (SLIPWAY_PROMETHEUS)",
+    )
     run.add_argument("--host", default="0.0.0.0", help="address of the two ports below")  # noqa: S104
     run.add_argument("--health-port", type=_port, default=8080, help="port of /healthz and /readyz")
     run.add_argument("--metrics-port", type=_port, default=9090, help="port of /metrics")
@@ -214,6 +226,16 @@ def _service(text: str) -> Key:
     if not (namespace and slash and name) or "/" in name:
         raise argparse.ArgumentTypeError(f"{text!r} is no Service; write NAMESPACE/NAME")
     return Key(namespace, name)
+
+
+def _prometheus(text: str) -> Connection | None:
+    value = _json(text)
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError('write an object, like {"url": "http://prometheus.monitoring:9090"}')
+    try:
+        return connection_of(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _json(text: str) -> Any:

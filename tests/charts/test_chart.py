@@ -223,6 +223,27 @@ class TestGatewayPoll:
         ]
 
 
+class TestPrometheus:
+    def test_its_connection_reaches_the_operator_as_it_is_parsed(self, render: Render) -> None:
+        own = {"url": "https://prom:9090", "caConfigMap": "ca", "tokenSecret": "prom", "tenant": "blue"}
+        objects = render(f"prometheus={json.dumps(own)}")
+        found = parse_settings(["run"], environment(container_of(objects))).prometheus
+        assert found is not None
+        assert (found.url, found.tenant, found.fresh_seconds) == ("https://prom:9090", "blue", 90)
+        mounts = {mount["mountPath"] for mount in container_of(objects)["volumeMounts"]}
+        files = (found.ca_file, found.token_file)
+        assert {str(file.parent) for file in files if file is not None} < mounts
+
+    def test_without_one_the_pods_are_asked(self, render: Render) -> None:
+        assert parse_settings(["run"], environment(container_of(render()))).prometheus is None
+
+    def test_the_operators_own_token_can_be_sent(self, render: Render) -> None:
+        objects = render('prometheus={"url":"http://prom","serviceAccountToken":true}')
+        found = parse_settings(["run"], environment(container_of(objects))).prometheus
+        assert found is not None
+        assert str(found.token_file) == "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
+
 class TestCatalogue:
     def test_reaches_the_operator_as_it_is_parsed(self, render: Render) -> None:
         own = {"nvidia-l4-24gb": {"pricePerHour": 0.41}}

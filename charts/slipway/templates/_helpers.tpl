@@ -41,6 +41,20 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end }}
 {{- end }}
 
+{{- /* How the operator asks Prometheus, as JSON; empty where it asks the pods. */ -}}
+{{- define "slipway.prometheus" -}}
+{{- with .Values.prometheus }}
+{{- if .url }}
+{{- $asked := dict "url" .url "headers" .headers "tenant" .tenant "freshSeconds" .freshSeconds "namespaceLabel" .namespaceLabel "podLabel" .podLabel "queries" .queries -}}
+{{- if .caConfigMap }}{{- $_ := set $asked "caFile" "/etc/slipway/prometheus-ca/ca.crt" }}{{- end }}
+{{- if .tokenSecret }}{{- $_ := set $asked "tokenFile" "/etc/slipway/prometheus-token/token" }}
+{{- else if .serviceAccountToken }}{{- $_ := set $asked "tokenFile" "/var/run/secrets/kubernetes.io/serviceaccount/token" }}
+{{- end }}
+{{- toJson $asked }}
+{{- end }}
+{{- end }}
+{{- end }}
+
 {{- /* The operator's rights in the namespaces that it serves. Nothing on Secrets, nothing that it does not call. */ -}}
 {{- define "slipway.rules" -}}
 - apiGroups: [slipway.dev]
@@ -88,6 +102,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- $variables := dict -}}
 {{- with .Values.models }}
 {{- with .endpoint }}{{- $_ := set $variables "HF_ENDPOINT" . }}{{- end }}
+{{- with .s3 }}
+{{- with .endpoint }}{{- $_ := set $variables "AWS_ENDPOINT_URL_S3" . }}{{- end }}
+{{- with .region }}{{- $_ := set $variables "AWS_REGION" . }}{{- end }}
+{{- end }}
+{{- with .gsEndpoint }}{{- $_ := set $variables "STORAGE_EMULATOR_HOST" . }}{{- end }}
 {{- with .httpsProxy }}{{- $_ := set $variables "HTTPS_PROXY" . }}{{- end }}
 {{- with .noProxy }}{{- $_ := set $variables "NO_PROXY" . }}{{- end }}
 {{- with .caBundle }}{{- $_ := set $variables "SLIPWAY_CA_BUNDLE" . }}{{- end }}

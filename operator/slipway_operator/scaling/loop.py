@@ -117,12 +117,15 @@ class Autoscaler:
 
     async def run(self) -> None:
         """Decide until cancelled."""
-        while True:
-            began = time.monotonic()
-            await asyncio.gather(*(self._decide(key) for key in tuple(self._states)))
-            took = time.monotonic() - began
-            self._counters.seconds.observe(took)
-            await asyncio.sleep(max(0.0, PERIOD - took))
+        try:
+            while True:
+                began = time.monotonic()
+                await asyncio.gather(*(self._decide(key) for key in tuple(self._states)))
+                took = time.monotonic() - began
+                self._counters.seconds.observe(took)
+                await asyncio.sleep(max(0.0, PERIOD - took))
+        finally:
+            await self._source.close()
 
     async def _decide(self, key: Key) -> None:
         async with self._room, self._locks.setdefault(key, asyncio.Lock()):

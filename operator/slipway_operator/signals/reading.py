@@ -23,6 +23,8 @@ WHOLE: Final = "e2e_request_latency_seconds"
 FIRST: Final = "time_to_first_token_seconds"
 MOST_LINES: Final = 20_000
 QUANTILE: Final = 0.95
+FIRST_WINDOW: Final = 60.0
+"""Seconds over which the time to the first token is taken."""
 
 Buckets = Mapping[float, float]
 """A histogram: how many observations were at most so large."""

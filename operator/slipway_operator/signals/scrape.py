@@ -11,13 +11,11 @@ from slipway_operator.autoscale.load import FRESH_SECONDS, PodLoad
 from slipway_operator.explain.pods import is_ready
 from slipway_operator.kinds import Key, Object, key_of, uid_of
 from slipway_operator.progress import answer_of
-from slipway_operator.signals.reading import Reading, first_tokens, load_of, parse, read, wanted
+from slipway_operator.signals.reading import FIRST_WINDOW, Reading, first_tokens, load_of, parse, read, wanted
 from slipway_operator.signals.source import Asked, Seen
 
 MAX_METRICS: Final = 4 << 20
 AT_ONCE: Final = 32
-FIRST_WINDOW: Final = 60.0
-"""Seconds over which the time to the first token is taken."""
 
 Ask = Callable[[Object, int, str, int], Awaitable[bytes | None]]
 
@@ -54,6 +52,9 @@ class Scraper:
     def forget(self, key: Key) -> None:
         """An object is gone."""
         self._known.pop(key, None)
+
+    async def close(self) -> None:
+        """Nothing is held open."""
 
     async def _read(self, pod: Object, asked: Asked, known: dict[str, deque[Reading]], now: float) -> str:
         """Read one pod; return why that did not work, empty where it did, or is nothing to wonder about."""

@@ -52,3 +52,6 @@ class Source(Protocol):
 
     def forget(self, key: Key) -> None:
         """An object is gone."""
+
+    async def close(self) -> None:
+        """Give back what is held open."""

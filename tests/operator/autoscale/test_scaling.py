@@ -57,6 +57,9 @@ class Engines:
     def forget(self, key: Key) -> None:
         pass
 
+    async def close(self) -> None:
+        pass
+
 
 class Gateways:
     def __init__(self) -> None:
