@@ -7,6 +7,9 @@
     │   └── ModelGated       its terms were not accepted
     ├── ModelUnsupported     a format, an architecture or a feature that the engine does not run
     ├── ModelCorrupt         a file contradicts itself
+    ├── ModelChanged         the source holds other files than when its version was resolved
+    ├── ModelUnsigned        a signature is required and there is none
+    ├── SignatureInvalid     there is one, and it does not hold for these files and keys
     ├── DownloadFailed       the source did not answer; trying again may help
     │   └── DownloadStalled  it answered, and then sent nothing any more
     ├── DoesNotFit           the memory plan has no room
@@ -54,6 +57,24 @@ class ModelCorrupt(EngineError):
     """A model file contradicts itself, its index or its checksum."""
 
     reason = "ModelCorrupt"
+
+
+class ModelChanged(EngineError):
+    """The source holds other files than when its version was resolved."""
+
+    reason = "ModelChanged"
+
+
+class ModelUnsigned(EngineError):
+    """A signature is required, and the model has none."""
+
+    reason = "ModelUnsigned"
+
+
+class SignatureInvalid(EngineError):
+    """The model's signature does not hold for these files and keys."""
+
+    reason = "SignatureInvalid"
 
 
 class DownloadFailed(EngineError):

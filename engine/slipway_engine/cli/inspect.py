@@ -23,12 +23,13 @@ def add(commands: Any) -> argparse.ArgumentParser:
         help="tell what a model is, without its weights",
         description="Read a model's configuration and the headers of its files (over a network by HTTP "
         "ranges) and print its facts as JSON: commit, digest, licence, sizes. In a pod the same goes to the "
-        "termination message. HF_TOKEN, HF_ENDPOINT, HTTPS_PROXY and SLIPWAY_CA_BUNDLE work as for fetch.",
+        "termination message. Credentials, endpoints, proxies and authorities work as for fetch.",
     )
     parser.add_argument(
         "source",
         metavar="SOURCE",
-        help="hf://ORG/NAME[/FILE.gguf], https://HOST/PATH.gguf, file:///PATH or a path",
+        help="hf://ORG/NAME[/FILE.gguf], s3://BUCKET/PATH, gs://BUCKET/PATH, oci://HOST/REPOSITORY:TAG, "
+        "https://HOST/PATH.gguf, file:///PATH or a path",
     )
     add_source_flags(parser)
     parser.set_defaults(run=run)

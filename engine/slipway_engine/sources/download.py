@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import random
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO, Final, Protocol, TypeVar
 
 import httpx
 
@@ -20,17 +22,22 @@ from slipway_engine.errors import (
     DownloadStalled,
     InvalidArgument,
     ModelAccessDenied,
+    ModelChanged,
     ModelCorrupt,
     ModelNotFound,
     VolumeFull,
 )
+from slipway_engine.sources.digests import mismatch
 from slipway_engine.sources.peers import SOURCE_HOST, check_peer, is_loopback
 from slipway_engine.sources.progress import Report
 from slipway_engine.sources.redirects import check_redirect
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _SPARE_BYTES = 64 << 20
+MAX_ANSWER: Final = 8 << 20
+CHANGED: Final = "set rollout.restartToken of the object to take what is there now, or fetch again"
 _RETRIED = {408, 425, 429, 500, 502, 503, 504}
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 
@@ -52,16 +59,38 @@ class Patience:
     longest_pause: float = 30.0
 
 
+class Sign(Protocol):
+    """Who asks: gives the headers that open one request, made anew for each since what they hold expires."""
+
+    def __call__(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
+        """Return `headers` and those that say who asks. Raises EngineError."""
+
+
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file to fetch; `size`, `sha256` and `git_blob` (the name git gives it) are checked where known."""
+    """A file to fetch; `size` and `digests` (see `sources.digests`) are checked where known.
+
+    `redirects` says whether the source may send its reader elsewhere; `hint` names what holds its
+    credentials.
+    """
 
     url: str
     name: str
     size: int | None = None
-    sha256: str | None = None
+    digests: Mapping[str, str] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
-    git_blob: str | None = None
+    sign: Sign | None = None
+    redirects: bool = True
+    hint: str = "give a token that may read it (HF_TOKEN, or model.credentials of the object)"
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A short answer, read whole."""
+
+    status: int
+    headers: httpx.Headers
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +164,51 @@ class Downloader:
         A server that ignores ranges answers from the first byte on: the response's status says which it was.
         """
         headers = {"Range": f"bytes={start}-{start + count - 1}"}
-        for attempt in range(self._patience.attempts):
+
+        def attempt() -> tuple[bytes, httpx.Response]:
+            with self._open(file, headers) as response:
+                return _at_most(count, response), response
+
+        return self._again(file, attempt)
+
+    def ask(
+        self, file: RemoteFile, method: str = "GET", *, most: int = MAX_ANSWER, accept: Collection[int] = ()
+    ) -> Answer:
+        """Return a short answer of at most `most` bytes; statuses in `accept` raise nothing.
+
+        Raises EngineError.
+        """
+
+        def attempt() -> Answer:
+            with self._open(file, method=method, accept=accept) as response:
+                body = _at_most(most + 1, response)
+                if len(body) > most:
+                    raise ModelCorrupt(f"{_shown(file.url)} answers with more than {most} bytes.")
+                return Answer(response.status_code, response.headers, body)
+
+        return self._again(file, attempt)
+
+    @contextmanager
+    def reading(self, file: RemoteFile) -> Iterator[BinaryIO]:
+        """Give a file as a stream, which is not taken up again where it breaks. Raises EngineError."""
+        try:
+            with self._open(file) as response:
+                yield io.BufferedReader(_Stream(_pieces(response)), 1 << 20)
+        except _Transient as error:
+            raise DownloadFailed(f"{_shown(file.url)} could not be read: {error}; try again.") from error
+
+    def _again(self, file: RemoteFile, attempt: Callable[[], T]) -> T:
+        """Return what an attempt returns, made again where it may succeed later."""
+        for failures in range(1, self._patience.attempts + 1):
             try:
-                with self._open(file, headers) as response:
-                    return _at_most(count, response), response
+                return attempt()
             except _Transient as error:
-                if attempt == self._patience.attempts - 1:
+                if failures == self._patience.attempts:
                     raise DownloadFailed(
-                        f"{_shown(file.url)} could not be read: {error} ({attempt + 1} attempts); check the "
+                        f"{_shown(file.url)} could not be read: {error} ({failures} attempts); check the "
                         "network and try again."
                     ) from error
-                self._sleep(max(error.pause, self._patience.first_pause * 2**attempt))
+                self._sleep(max(error.pause, self._patience.first_pause * 2 ** (failures - 1)))
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _attempt(self, file: RemoteFile, target: Path, report: Report) -> None:
@@ -184,28 +247,35 @@ class Downloader:
             raise _Transient(f"the connection ended after {done} of {size} bytes")
 
     def _finish(self, file: RemoteFile, part: Path, target: Path) -> None:
-        for kind, expected, digest in (
-            ("SHA-256", file.sha256, sha256_of),
-            ("git object name", file.git_blob, git_blob_of),
-        ):
-            if expected is not None and (found := digest(part)) != expected:
-                part.unlink()
-                raise ModelCorrupt(
-                    f"{_shown(file.url)} has the {kind} {found[:16]}..., expected {expected[:16]}...; "
-                    "the source or what lies between has changed it: fetch it again."
-                )
+        if (wrong := mismatch(part, file.digests)) is not None:
+            kind, found, expected = wrong
+            part.unlink()
+            raise ModelCorrupt(
+                f"{_shown(file.url)} has the {kind} {found[:16]}..., expected {expected[:16]}...; "
+                "the source or what lies between has changed it: fetch it again."
+            )
         part.replace(target)
 
     @contextmanager
-    def _open(self, file: RemoteFile, headers: Mapping[str, str] | None = None) -> Iterator[httpx.Response]:
+    def _open(
+        self,
+        file: RemoteFile,
+        headers: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        accept: Collection[int] = (),
+    ) -> Iterator[httpx.Response]:
+        given = file.sign(method, file.url, file.headers) if file.sign is not None else file.headers
         try:
             with self._http.stream(
-                "GET",
+                method,
                 file.url,
-                headers={**file.headers, **(headers or {})},
+                headers={**given, **(headers or {})},
                 extensions={SOURCE_HOST: httpx.URL(file.url).host},
+                follow_redirects=file.redirects,
             ) as response:
-                _check_status(file, response)
+                if response.status_code not in accept:
+                    _check_status(file, response)
                 yield response
         except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise DownloadFailed(
@@ -249,27 +319,33 @@ class _Pace:
             )
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def git_blob_of(path: Path) -> str:
-    """Return the name that git gives a file's content: SHA-1 over `blob SIZE\\0` and the bytes, in hex."""
-    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
-
-
 def _pieces(response: httpx.Response) -> Iterator[bytes]:
     try:
         yield from response.iter_raw()  # as they come: pieces of a fixed size would hide a trickle
     except httpx.TransportError as error:
         silent = isinstance(error, httpx.ReadTimeout)
         raise _Transient(f"{type(error).__name__}: {error}".rstrip(": "), stalled=silent) from error
+
+
+class _Stream(io.RawIOBase):
+    """Pieces of bytes as one stream."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        super().__init__()
+        self._pieces, self._rest = pieces, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]
+        while not self._rest:
+            if (piece := next(self._pieces, None)) is None:
+                return 0
+            self._rest = memoryview(piece)
+        count = min(len(buffer), len(self._rest))
+        buffer[:count] = self._rest[:count]
+        self._rest = self._rest[count:]
+        return count
 
 
 def _at_most(count: int, response: httpx.Response) -> bytes:
@@ -288,10 +364,9 @@ def _check_status(file: RemoteFile, response: httpx.Response) -> None:
     if status in (404, 410):
         raise ModelNotFound(f"{url} does not exist (HTTP {status}); check the source and the revision.")
     if status in (401, 403):
-        raise ModelAccessDenied(
-            f"{url} is not open to these credentials (HTTP {status}); "
-            "give a token that may read it (HF_TOKEN, or model.credentials of the object)."
-        )
+        raise ModelAccessDenied(f"{url} is not open to these credentials (HTTP {status}); {file.hint}.")
+    if status == 412:
+        raise ModelChanged(f"{url} was replaced by another version meanwhile; {CHANGED}.")
     if status in _RETRIED:
         raise _Transient(f"HTTP {status}", _retry_after(response))
     raise DownloadFailed(f"{url} answered HTTP {status}; check the source.")

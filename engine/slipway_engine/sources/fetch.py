@@ -8,40 +8,37 @@ import json
 import logging
 import os
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from slipway_engine.errors import EngineError, InvalidArgument, ModelNotFound, ModelUnsupported, VolumeFull
+from slipway_engine.errors import (
+    EngineError,
+    InvalidArgument,
+    ModelNotFound,
+    ModelUnsigned,
+    ModelUnsupported,
+    VolumeFull,
+)
 from slipway_engine.sources import hub
-from slipway_engine.sources.download import Downloader, RemoteFile, sha256_of
+from slipway_engine.sources.archives import unpack
+from slipway_engine.sources.digests import mismatch, sha256_of
+from slipway_engine.sources.download import Downloader, RemoteFile
+from slipway_engine.sources.listing import Archive, Listing
+from slipway_engine.sources.places import Fetch, is_listed, is_remote, listing_of, plain_http_meant
 from slipway_engine.sources.progress import transfer
 from slipway_engine.sources.tally import Tally
+
+__all__ = ["Fetch", "cache_directory", "fetch", "is_remote", "local_path", "locate", "publish"]
 
 log = logging.getLogger(__name__)
 
 _MANIFEST = ".slipway-model.json"
-_HUB = re.compile(r"hf://(?P<name>[\w.-]+/[\w.-]+)(/(?P<file>[\w./+-]+\.gguf))?", re.ASCII)
-_FORMS = "hf://ORG/NAME[/FILE.gguf], https://HOST/PATH.gguf, file:///PATH, or a path"
-
-
-@dataclass(frozen=True, slots=True)
-class Fetch:
-    """How to fetch. `token_for_https` sends the token to the host of an https:// source too.
-
-    `tally` is told how far all files together have come.
-    """
-
-    revision: str | None = None
-    token: str | None = None
-    token_for_https: bool = False
-    allow_http: bool = False
-    tally: Tally | None = None
-
-
-def is_remote(source: str) -> bool:
-    """Return whether the source has to be fetched over a network."""
-    return source.startswith(("hf://", "https://", "http://"))
+_STARTED = ".slipway-version"
+_FORMS = (
+    "hf://ORG/NAME[/FILE.gguf], s3://BUCKET/PATH, gs://BUCKET/PATH, oci://HOST/REPOSITORY:TAG, "
+    "https://HOST/PATH.gguf, file:///PATH, or a path"
+)
 
 
 def fetch(source: str, to: Path, options: Fetch, downloader: Downloader | None = None) -> Path:
@@ -49,14 +46,15 @@ def fetch(source: str, to: Path, options: Fetch, downloader: Downloader | None =
 
     What is already there and whole is not fetched again. Raises EngineError.
     """
-    if options.revision is not None and not source.startswith("hf://"):
-        raise InvalidArgument(f"--revision only means something for hf:// sources; {source!r} is none.")
+    if options.revision is not None and not is_listed(source):
+        raise InvalidArgument(f"--revision means nothing for {source!r}, which has no versions; remove it.")
     if not is_remote(source):
         return locate(local_path(source))
     try:
-        with downloader or Downloader(allow_http=options.allow_http or plain_hub(source)) as open_downloader:
-            if source.startswith("hf://"):
-                _fetch_repository(source, to, options, open_downloader)
+        allow_http = options.allow_http or plain_http_meant(source)
+        with downloader or Downloader(allow_http=allow_http) as open_downloader:
+            if is_listed(source):
+                _fetch_listed(source, to, options, open_downloader)
             else:
                 _fetch_url(source, to, options, open_downloader)
     except OSError as error:
@@ -76,6 +74,7 @@ def publish(source: str, to: Path, options: Fetch, downloader: Downloader | None
         raise _unwritable(to, error) from error
     if published:
         log.info("The model is already published.", extra={"path": str(to)})
+        _verify(to, [path.name for path in to.iterdir() if not path.name.startswith(".")], options)
         return locate(to)
     partial = to.with_name(f"{to.name}.partial")
     model = fetch(source, partial, options, downloader)
@@ -150,11 +149,6 @@ def locate(path: Path) -> Path:
     )
 
 
-def listing_of(source: str, options: Fetch) -> hub.Listing:
-    """Return what of a repository the model needs. Raises EngineError."""
-    return hub.list_files(_repository(source, options), options.token)
-
-
 def headers_for(source: str, options: Fetch) -> dict[str, str]:
     """Return the headers of a request for a single file: the token, where its host may see it."""
     at_hub = urlsplit(source).netloc == urlsplit(hub.endpoint()).netloc
@@ -162,26 +156,53 @@ def headers_for(source: str, options: Fetch) -> dict[str, str]:
     return {"Authorization": f"Bearer {options.token}"} if send else {}
 
 
-def _repository(source: str, options: Fetch) -> hub.Repository:
-    found = _HUB.fullmatch(source)
-    if found is None or ".." in source:
-        raise InvalidArgument(f"{source!r} is no repository; write hf://ORG/NAME or hf://ORG/NAME/FILE.gguf.")
-    return hub.Repository(found["name"], options.revision or "main", found["file"])
-
-
-def _fetch_repository(source: str, to: Path, options: Fetch, downloader: Downloader) -> None:
-    repository = _repository(source, options)
+def _fetch_listed(source: str, to: Path, options: Fetch, downloader: Downloader) -> None:
     if (files := _manifest(to, source, options.revision)) is not None:
         log.info("The model is already here.", extra={"path": str(to), "files": len(files)})
+        _verify(to, files, options)
         return
-    listing = hub.list_files(repository, options.token)
-    total = sum(file.size or 0 for file in listing.files)
+    listing = listing_of(source, options, downloader)
+    total = sum(file.size or 0 for file in (*listing.files, *(each.file for each in listing.archives)))
     log.info("Fetching.", extra={"source": source, "commit": listing.commit, "bytes": total})
     if options.tally is not None:
         options.tally.expect(total)
-    for file in listing.files:
-        _fetch_file(file, to / PurePosixPath(file.name).name, downloader, options.tally)
-    _write_manifest(to, source, options.revision, listing)
+    same = _take_up(to, listing.commit)
+    names = [PurePosixPath(file.name).name for file in listing.files]
+    for file, name in zip(listing.files, names, strict=True):
+        _fetch_file(file, to / name, downloader, options.tally, same=same)
+    for archive in listing.archives:
+        names += _fetch_archive(archive, to, downloader, options.tally)
+    _verify(to, names, options)
+    _write_manifest(to, source, options.revision, listing, names)
+
+
+def _fetch_archive(archive: Archive, to: Path, downloader: Downloader, tally: Tally | None) -> list[str]:
+    """Fetch an archive's files, and keep those alone; return their names."""
+    packed, note = to / archive.file.name, to / f".{archive.file.name}.unpacked"
+    if note.is_file():
+        return [name for name in note.read_text().split("\n") if name]
+    _fetch_file(archive.file, packed, downloader, tally)
+    names = unpack(packed, to, compressed=archive.compressed)
+    packed.unlink()
+    note.write_text("\n".join(names))
+    return names
+
+
+def _verify(to: Path, names: Collection[str], options: Fetch) -> None:
+    if options.signers is not None:
+        from slipway_engine.sources.signature import verify
+
+        log.info("Verifying the signature.", extra={"files": len(names)})
+        verify(to, names, options.signers)
+
+
+def _take_up(to: Path, commit: str) -> bool:
+    """Return whether what lies in the directory already is of this version; note that from now on it is."""
+    to.mkdir(parents=True, exist_ok=True)
+    note = to / _STARTED
+    same = note.is_file() and note.read_text(errors="replace") == commit
+    note.write_text(commit)
+    return same
 
 
 def _fetch_url(source: str, to: Path, options: Fetch, downloader: Downloader) -> None:
@@ -193,29 +214,44 @@ def _fetch_url(source: str, to: Path, options: Fetch, downloader: Downloader) ->
     headers = headers_for(source, options)
     if (to / name).exists():
         log.info("The model is already here.", extra={"path": str(to / name)})
-        return
-    _fetch_file(RemoteFile(source, name, headers=headers), to / name, downloader, options.tally)
-    with (to / name).open("rb") as file:
-        if file.read(4) != b"GGUF":
+    else:
+        _fetch_one(RemoteFile(source, name, headers=headers), to, downloader, options.tally)
+    if options.signers is not None:
+        _fetch_signature(RemoteFile(f"{source}.sig", f"{name}.sig", headers=headers), to, downloader)
+        _verify(to, [name, f"{name}.sig"], options)
+
+
+def _fetch_signature(file: RemoteFile, to: Path, downloader: Downloader) -> None:
+    try:
+        _fetch_file(file, to / file.name, downloader, None)
+    except ModelNotFound as error:
+        raise ModelUnsigned(
+            f"{file.url} does not exist, and the class requires a signature; put it beside the model's file."
+        ) from error
+
+
+def _fetch_one(file: RemoteFile, to: Path, downloader: Downloader, tally: Tally | None) -> None:
+    source, name = file.url, file.name
+    _fetch_file(file, to / name, downloader, tally)
+    with (to / name).open("rb") as content:
+        if content.read(4) != b"GGUF":
             (to / name).unlink()
             raise ModelUnsupported(
                 f"{source!r} answered with something that is no GGUF file; check the address."
             )
 
 
-def _fetch_file(file: RemoteFile, target: Path, downloader: Downloader, tally: Tally | None) -> None:
+def _fetch_file(
+    file: RemoteFile, target: Path, downloader: Downloader, tally: Tally | None, *, same: bool = False
+) -> None:
+    """Fetch a file that is not there; `same`: what is there by its name and size is of this version."""
     same_size = target.is_file() and target.stat().st_size == file.size
-    if same_size and file.sha256 is not None and sha256_of(target) == file.sha256:
+    if same_size and (file.digests or same) and mismatch(target, file.digests) is None:
         if tally is not None:
             tally.note(file.name, target.stat().st_size)
         return
     with transfer(file.name) as report:
         downloader.fetch(file, target, tally.beside(file.name, report) if tally is not None else report)
-
-
-def plain_hub(source: str) -> bool:
-    """Return whether the hub that was set by hand speaks plain HTTP: then that was meant."""
-    return source.startswith("hf://") and hub.endpoint().startswith("http://")
 
 
 def _manifest(to: Path, source: str, revision: str | None) -> dict[str, int] | None:
@@ -230,12 +266,16 @@ def _manifest(to: Path, source: str, revision: str | None) -> dict[str, int] | N
     return files if same and whole else None
 
 
-def _write_manifest(to: Path, source: str, revision: str | None, listing: hub.Listing) -> None:
-    names = [PurePosixPath(file.name).name for file in listing.files]
+def _write_manifest(
+    to: Path, source: str, revision: str | None, listing: Listing, names: Collection[str]
+) -> None:
+    known = {PurePosixPath(file.name).name: file.digests.get("SHA-256") for file in listing.files}
     noted = {
         "source": source,
         "revision": revision,
         "commit": listing.commit,
         "files": {name: (to / name).stat().st_size for name in names},
+        # A source's own SHA-256 was checked; where it has none, this is what was brought.
+        "sha256": {name: known.get(name) or sha256_of(to / name) for name in names},
     }
     (to / _MANIFEST).write_text(json.dumps(noted, indent=1))

@@ -1,9 +1,8 @@
-"""What a Hugging Face repository holds, and which of it a model needs."""
+"""What a Hugging Face repository holds."""
 
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,15 +23,13 @@ from slipway_engine.errors import (
     ModelAccessDenied,
     ModelGated,
     ModelNotFound,
-    ModelUnsupported,
 )
 from slipway_engine.sources.download import RemoteFile
+from slipway_engine.sources.listing import Listing, choose
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
 _TIMEOUT = 30.0
 _ATTEMPTS = 5
-# Weights that run no code when they are read, and the texts that describe them. All else stays where it is.
-_ALLOWED = re.compile(r"[\w.+-]+\.(safetensors|gguf|json|jinja)|LICENSE[\w.]*|(merges|vocab)\.txt", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +39,6 @@ class Repository:
     name: str
     revision: str = "main"
     file: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Listing:
-    """The files to fetch, at one commit, and the licence that the repository names."""
-
-    commit: str
-    files: tuple[RemoteFile, ...]
-    license: str | None = None
 
 
 def endpoint() -> str:
@@ -64,56 +52,21 @@ def list_files(
     """Return what the model needs of its repository. Raises EngineError."""
     info = _info(repository, token, sleep)
     found = {sibling.rfilename: sibling for sibling in info.siblings or ()}
-    chosen = choose(repository, list(found))
+    chosen = choose(f"hf://{repository.name}", list(found), repository.file)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     files = []
     for name in chosen:
         lfs = found[name].lfs
         url = hf_hub_url(repository.name, name, revision=info.sha, endpoint=endpoint())
-        blob = None if lfs else found[name].blob_id
-        files.append(RemoteFile(url, name, found[name].size, lfs.sha256 if lfs else None, headers, blob))
+        digest = {"SHA-256": lfs.sha256} if lfs else {"git object name": found[name].blob_id}
+        known = {kind: value for kind, value in digest.items() if value}
+        files.append(RemoteFile(url, name, found[name].size, known, headers))
     return Listing(str(info.sha), tuple(files), _license(info.tags or ()))
 
 
 def _license(tags: Sequence[str]) -> str | None:
     named = (tag.removeprefix("license:") for tag in tags if tag.startswith("license:"))
     return next(named, None)
-
-
-def choose(repository: Repository, names: Sequence[str]) -> list[str]:
-    """Return which files of a repository a model needs. Raises EngineError."""
-    if repository.file is not None:
-        if repository.file not in names:
-            raise ModelNotFound(f"{repository.name} has no file {repository.file}; it has {_some(names)}.")
-        return [repository.file]
-    allowed = sorted(name for name in names if _ALLOWED.fullmatch(name))
-    tensors = [name for name in allowed if name.endswith(".safetensors")]
-    files = [name for name in names if name.endswith(".gguf")]
-    texts = [name for name in allowed if not name.endswith((".safetensors", ".gguf"))]
-    if tensors:
-        return texts + _one_format(tensors)
-    if len(files) == 1:
-        return texts + files
-    if files:
-        raise InvalidArgument(
-            f"{repository.name} has {len(files)} GGUF files; name one: "
-            f"hf://{repository.name}/{sorted(files)[0]}."
-        )
-    raise ModelUnsupported(
-        f"{repository.name} has neither safetensors nor GGUF weights (it has {_some(names)}); pickles "
-        "are never read: convert them to safetensors first."
-    )
-
-
-def _one_format(tensors: Sequence[str]) -> list[str]:
-    """Return the tensors once: some repositories also hold them in a single consolidated file."""
-    split = [name for name in tensors if not name.startswith("consolidated")]
-    return split or list(tensors)
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(sorted(names)[:8])
-    return shown + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "no files"
 
 
 def _info(repository: Repository, token: str | None, sleep: Callable[[float], None]) -> ModelInfo:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
@@ -27,7 +27,11 @@ from slipway_engine.errors import ModelCorrupt, ModelNotFound, ModelUnsupported
 from slipway_engine.loading.gguf import MAGIC, Value, read_header
 from slipway_engine.loading.limits import MAX_JSON
 from slipway_engine.sources import fetch as sources
+from slipway_engine.sources import places
+from slipway_engine.sources.archives import look
+from slipway_engine.sources.digests import strongest
 from slipway_engine.sources.download import Downloader, RemoteFile
+from slipway_engine.sources.listing import Listing
 from slipway_engine.sources.ranges import Pieces, local_pieces, remote_pieces
 
 log = logging.getLogger(__name__)
@@ -39,33 +43,47 @@ _LENGTH: Final = 8
 Open = Callable[[str], Pieces]
 
 
-def inspect(source: str, options: sources.Fetch, downloader: Downloader | None = None) -> Inspection:
+def inspect(source: str, options: places.Fetch, downloader: Downloader | None = None) -> Inspection:
     """Return what a source or a local path holds. Raises EngineError."""
-    if not sources.is_remote(source):
+    if not places.is_remote(source):
         return _local(sources.locate(sources.local_path(source)))
     try:
-        with downloader or Downloader(allow_http=options.allow_http or sources.plain_hub(source)) as opened:
-            if source.startswith("hf://"):
+        allow_http = options.allow_http or places.plain_http_meant(source)
+        with downloader or Downloader(allow_http=allow_http) as opened:
+            if places.is_listed(source):
                 return _repository(source, options, opened)
             return _url(source, options, opened)
     except FactsError as error:
         raise ModelUnsupported(f"{source}: {error}") from error
 
 
-def _repository(source: str, options: sources.Fetch, downloader: Downloader) -> Inspection:
-    listing = sources.listing_of(source, options)
+def _repository(source: str, options: places.Fetch, downloader: Downloader) -> Inspection:
+    listing = places.listing_of(source, options, downloader)
     by_name = {PurePosixPath(file.name).name: file for file in listing.files}
-    facts, metadata = _facts(list(by_name), lambda name: remote_pieces(by_name[name], downloader))
+    inside: dict[str, Pieces] = {}
+    for archive in listing.archives:
+        inside |= look(archive, downloader)
+
+    def open_file(name: str) -> Pieces:
+        return inside[name] if name in inside else remote_pieces(by_name[name], downloader)
+
+    facts, metadata = _facts([*by_name, *inside], open_file)
     return Inspection(
         commit=listing.commit,
-        digest=digest_of(listing.files),
+        digest=digest_of([*listing.files, *(archive.file for archive in listing.archives)]),
         license=_license(listing.license, metadata),
-        size=sum(file.size or 0 for file in listing.files),
+        size=_room(listing, inside),
         facts=facts,
     )
 
 
-def _url(source: str, options: sources.Fetch, downloader: Downloader) -> Inspection:
+def _room(listing: Listing, inside: Mapping[str, Pieces]) -> int:
+    """Return the bytes that the files take on a volume, with the largest archive while it is unpacked."""
+    packed = max((archive.file.size or 0 for archive in listing.archives), default=0)
+    return sum(file.size or 0 for file in listing.files) + sum(map(len, inside.values())) + packed
+
+
+def _url(source: str, options: places.Fetch, downloader: Downloader) -> Inspection:
     name = unquote(PurePosixPath(urlsplit(source).path).name)
     pieces = remote_pieces(RemoteFile(source, name, headers=sources.headers_for(source, options)), downloader)
     facts, metadata = _facts([name], lambda _: pieces)
@@ -84,9 +102,10 @@ def _local(path: Path) -> Inspection:
 
 def digest_of(files: Iterable[RemoteFile]) -> str | None:
     """Return one digest of all files as the source describes them; None where it has a digest for none."""
-    lines = [f"{f.name}\0{f.size}\0{f.sha256 or f.git_blob or ''}\n" for f in files]
-    if not any(file.sha256 or file.git_blob for file in files):
+    known = [(file, strongest(file.digests)) for file in files]
+    if not any(digest for _, digest in known):
         return None
+    lines = [f"{file.name}\0{file.size}\0{digest[1] if digest else ''}\n" for file, digest in known]
     return "sha256:" + hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
 

@@ -33,7 +33,9 @@ def leftovers(directory):
 
 def test_a_file_arrives_whole_and_its_progress_is_told(web, tmp_path):
     web.files["/m.gguf"] = BODY
-    reports, _ = fetch(web, tmp_path / "m.gguf", size=len(BODY), sha256=hashlib.sha256(BODY).hexdigest())
+    reports, _ = fetch(
+        web, tmp_path / "m.gguf", size=len(BODY), digests={"SHA-256": hashlib.sha256(BODY).hexdigest()}
+    )
     assert (tmp_path / "m.gguf").read_bytes() == BODY
     assert reports[0] == (0, len(BODY))
     assert reports[-1] == (len(BODY), len(BODY))
@@ -153,7 +155,7 @@ def test_a_server_that_is_not_there(tmp_path):
 def test_a_wrong_checksum_is_refused_and_nothing_stays(web, tmp_path):
     web.files["/m.gguf"] = BODY
     with pytest.raises(ModelCorrupt, match="SHA-256"):
-        fetch(web, tmp_path / "m.gguf", sha256="0" * 64)
+        fetch(web, tmp_path / "m.gguf", digests={"SHA-256": "0" * 64})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -175,7 +175,10 @@ def test_plain_http_needs_a_flag_unless_it_is_this_machine(tmp_path):
     [
         ("hf://only-one-part", InvalidArgument),
         ("hf://a/b/../../c.gguf", InvalidArgument),
-        ("s3://bucket/x", InvalidArgument),
+        ("ftp://host/x", InvalidArgument),
+        ("s3://bucket/../x", InvalidArgument),
+        ("gs://bucket/../x", InvalidArgument),
+        ("oci://host/no-tag", InvalidArgument),
         ("pvc://claim/x", InvalidArgument),
         ("file://host/x", InvalidArgument),
         ("file:///nowhere/at/all", ModelNotFound),
