@@ -83,7 +83,8 @@ class Prometheus:
         ahead = await self._clock(now)
         window = 2 * self.fresh_for
         samples, warnings = await self._client.query(f"{self._selector(asked)}[{window:.0f}s]", "matrix")
-        series = _by_pod(samples, self._at.pod_label)
+        known = {_plain(name): name for name in wanted(asked.names, first=asked.first)}
+        series = _by_pod(samples, self._at.pod_label, known)
         loads: dict[str, PodLoad] = {}
         pairs: list[tuple[Reading, Reading]] = []
         for pod in asked.pods:
@@ -128,9 +129,9 @@ class Prometheus:
             raise PrometheusError(f"{wrong[:60]!r} is no name of a metric; correct engine.custom.metrics")
         if not names:
             raise PrometheusError("the runtime names no metrics; write engine.custom.metrics")
-        at = self._at
+        at, either = self._at, "|".join(name.replace(":", "[:_]") for name in names)
         return (
-            f'{{__name__=~"{"|".join(names)}",{at.namespace_label}="{asked.key.namespace}",'
+            f'{{__name__=~"{either}",{at.namespace_label}="{asked.key.namespace}",'
             f'{at.pod_label}=~"{_names(asked.pods)}"}}'
         )
 
@@ -151,14 +152,20 @@ def _names(pods: Sequence[Object]) -> str:
 Series = tuple[str, Mapping[str, str], Sequence[tuple[float, str]]]
 
 
-def _by_pod(samples: Sequence[Any], label: str) -> dict[str, list[Series]]:
+def _plain(name: str) -> str:
+    """Return a metric's name as exporters write it in OpenMetrics: some put an underscore for a colon."""
+    return name.replace(":", "_")
+
+
+def _by_pod(samples: Sequence[Any], label: str, known: Mapping[str, str]) -> dict[str, list[Series]]:
     """Return each pod's series, of those who collected it the one that did so last."""
     found: dict[str, dict[tuple[str, ...], list[Series]]] = defaultdict(lambda: defaultdict(list))
     for one in samples:
         labels = {str(name): str(value) for name, value in one["metric"].items()}
         target = tuple(labels.get(name, "") for name in _TARGET)
         values = [(float(at), str(value)) for at, value in one["values"]]
-        found[labels.get(label, "")][target].append((labels.get("__name__", ""), labels, values))
+        name = labels.get("__name__", "")
+        found[labels.get(label, "")][target].append((known.get(_plain(name), name), labels, values))
     return {pod: max(by.values(), key=_newest) for pod, by in found.items()}
 
 

@@ -118,6 +118,15 @@ async def test_a_pod_that_is_collected_twice_counts_once(server, connect):
     assert [one.running for one in seen.pods] == [8]
 
 
+async def test_a_colon_that_an_exporter_wrote_as_an_underscore_is_no_other_metric(server, connect):
+    report(server, "a", 7)
+    for one in server.matrix:
+        one["metric"]["__name__"] = one["metric"]["__name__"].replace(":", "_")
+    seen = await connect().look(asked("a"), NOW)
+    assert [one.running for one in seen.pods] == [7]
+    assert "slipway[:_]num_requests_running" in server.asked[-1][0]
+
+
 async def test_a_pod_without_samples_is_silent_and_told(server, connect):
     report(server, "a", 7)
     seen = await connect().look(asked("a", "b"), NOW)
