@@ -7,12 +7,17 @@ import base64
 import contextlib
 import io
 import json
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
+import yaml
 from aiohttp import web
 
 from slipway_gateway.gateway import Gateway
@@ -512,3 +517,62 @@ async def cluster(start: Start) -> Cluster:
     cluster = await start()
     await cluster.deploy(deployment("team-a", "chat"))
     return cluster
+
+
+class Process:
+    """A running `slipway-gateway run`."""
+
+    def __init__(self, process: asyncio.subprocess.Process, port: int, admin: int, written: Path) -> None:
+        self.process = process
+        self.written = written
+        """Its standard output."""
+        self.url = f"http://127.0.0.1:{port}"
+        self.admin = f"http://127.0.0.1:{admin}"
+
+    def peak_mib(self) -> float:
+        """Return the most memory that the process has held."""
+        text = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(text.split("VmHWM:")[1].split()[0]) / 1024
+
+
+@pytest.fixture
+async def running(kube: KubeServer, tmp_path: Path) -> AsyncIterator[Process]:
+    """Run `slipway-gateway run`, with one deployment `team-a/chat` and no pod."""
+    await kube.put(DEPLOYMENTS, deployment("team-a", "chat"))
+    kubeconfig = {
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "slipway-system"}}],
+        "clusters": [{"name": "k", "cluster": {"server": kube.url}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+    }
+    file = tmp_path / "kubeconfig"
+    file.write_text(yaml.safe_dump(kubeconfig))
+    written = tmp_path / "requests"
+    log = written.open("wb")
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "slipway_gateway", "run", "--host", "127.0.0.1", "--port", "0"),
+        *("--admin-port", "0", "--auth-mode", "none", "--kubeconfig", str(file), "--drain-seconds", "10"),
+        *("--header-timeout", "3", "--holds-reader", OPERATOR),
+        stdout=log,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    async with asyncio.timeout(60):
+        while not (
+            found := re.search(rb"listening on (\d+), admin on (\d+)", await process.stderr.readline())
+        ):
+            pass
+    yield Process(process, int(found[1]), int(found[2]), written)
+    log.close()
+    if process.returncode is None:
+        process.kill()
+        await process.wait()
+
+
+async def until_ready(client: aiohttp.ClientSession, running: Process, status: int = 200) -> None:
+    async with asyncio.timeout(10):
+        while True:
+            async with client.get(f"{running.admin}/readyz") as response:
+                if response.status == status:
+                    return
+            await asyncio.sleep(0.02)

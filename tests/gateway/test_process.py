@@ -8,64 +8,15 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
-import yaml
 
 import slipway_gateway
 
-from .conftest import DEPLOYMENTS, SLICES, KubeServer, Pod, deployment, endpoint_slice, streams
-
-
-class Process:
-    """A running `slipway-gateway run`."""
-
-    def __init__(self, process: asyncio.subprocess.Process, port: int, admin: int) -> None:
-        self.process = process
-        self.url = f"http://127.0.0.1:{port}"
-        self.admin = f"http://127.0.0.1:{admin}"
-
-
-@pytest.fixture
-async def running(kube: KubeServer, tmp_path: Path) -> AsyncIterator[Process]:
-    await kube.put(DEPLOYMENTS, deployment("team-a", "chat"))
-    kubeconfig = {
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "k", "user": "u", "namespace": "slipway-system"}}],
-        "clusters": [{"name": "k", "cluster": {"server": kube.url}}],
-        "users": [{"name": "u", "user": {"token": "t"}}],
-    }
-    file = tmp_path / "kubeconfig"
-    file.write_text(yaml.safe_dump(kubeconfig))
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "slipway_gateway", "run", "--host", "127.0.0.1", "--port", "0"),
-        *("--admin-port", "0", "--auth-mode", "none", "--kubeconfig", str(file), "--drain-seconds", "10"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
-    async with asyncio.timeout(60):
-        while not (
-            found := re.search(rb"listening on (\d+), admin on (\d+)", await process.stderr.readline())
-        ):
-            pass
-    yield Process(process, int(found[1]), int(found[2]))
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
-
-
-async def until_ready(client: aiohttp.ClientSession, running: Process, status: int = 200) -> None:
-    async with asyncio.timeout(10):
-        while True:
-            async with client.get(f"{running.admin}/readyz") as response:
-                if response.status == status:
-                    return
-            await asyncio.sleep(0.02)
+from .conftest import SLICES, KubeServer, Pod, Process, endpoint_slice, streams, until_ready
 
 
 async def first_answer(client: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse:
@@ -95,9 +46,9 @@ async def test_sigterm_finishes_the_streams_and_exits_zero(kube: KubeServer, run
         hold.set()
         assert (await response.content.read()).endswith(b"data: [DONE]\n\n")
         async with asyncio.timeout(5):
-            out, _ = await running.process.communicate()
+            await running.process.wait()
     assert running.process.returncode == 0
-    line = json.loads(out.splitlines()[-1])
+    line = json.loads(running.written.read_text().splitlines()[-1])
     assert (line["status"], line["outcome"], line["deployment"]) == (200, "ok", "team-a/chat")
     await pod.stop()
 
