@@ -93,9 +93,8 @@ class Leader:
         if settings.gateway is not None:
             self._holds = GatewayHolds(api, settings.gateway, settings.gateway_token, self._woken)
         source = Prometheus(settings.prometheus) if settings.prometheus else Scraper()
-        self._autoscaler = Autoscaler(
-            store, api, source, self._queue.add, Counters(metrics.registry), self._holds
-        )
+        first = partial(self._queue.add, first=True)
+        self._autoscaler = Autoscaler(store, api, source, first, Counters(metrics.registry), self._holds)
         self._reconciler = Reconciler(
             store,
             api,

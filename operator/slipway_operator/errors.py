@@ -52,3 +52,7 @@ class NotPermitted(OperatorError):
 
 class LeadershipLost(OperatorError):
     """Another operator holds the Lease, so this one must not write any more."""
+
+
+UNFORESEEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What an object of unforeseen shape makes the code raise: one such object must not stop the others."""

@@ -58,6 +58,7 @@ def _gist(status: Mapping[str, Any]) -> dict[str, Any]:
     gist = {name: value for name, value in status.items() if name not in COUNTS}
     # Whether a rollout is on decides about other objects' upgrades; how many pods a revision has does not.
     gist["revisions"] = len(status.get("revisions") or ()) > 1
+    gist["autoscaling"] = {**(status.get("autoscaling") or {}), "current": None}
     gist["conditions"] = [_value(each) for each in status.get("conditions") or ()]
     return gist
 

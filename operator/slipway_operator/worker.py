@@ -6,16 +6,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from slipway_operator.errors import OperatorError, Retryable
+from slipway_operator.errors import UNFORESEEN, OperatorError, Retryable
 from slipway_operator.kinds import Key
 from slipway_operator.metrics import Metrics
 from slipway_operator.problems import Result
 from slipway_operator.workqueue import WorkQueue
 
 Reconcile = Callable[[Key], Awaitable[Result]]
-
-# What an object of unforeseen shape makes the code raise: one such object must not stop the others.
-UNFORESEEN = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 logger = logging.getLogger(__name__)
 

@@ -52,7 +52,8 @@ def active(decision: Decision, bounds: Bounds, problems: Sequence[str], notes: S
     match decision.why:
         case Why.STALE | Why.FALLBACK:
             kept = "fallbackReplicas holds" if decision.why is Why.FALLBACK else "nothing is changed"
-            what = f"{'; '.join(problems[:3]) or 'no pod reports'}; {kept}."
+            silent = "no gateway answers" if not decision.replicas else "no pod reports"
+            what = f"{'; '.join(problems[:3]) or silent}; {kept}."
             return "False", _failed(problems), _joined(what[:1].upper() + what[1:], said)
         case _ if problems:
             what = f"{'; '.join(problems[:3])}; no replica is taken away."

@@ -18,7 +18,7 @@ from slipway_operator.autoscale.capacity import capacity
 from slipway_operator.autoscale.load import Load
 from slipway_operator.autoscale.policy import PERIOD, Bounds, Decision, decide
 from slipway_operator.autoscale.replicas import COST, FIRST_TO_GO, rolling, to_go
-from slipway_operator.errors import OperatorError
+from slipway_operator.errors import UNFORESEEN, OperatorError
 from slipway_operator.explain.pods import is_leaving, is_ready
 from slipway_operator.kinds import DEPLOYMENT, PARENT, POD, Key, Kind, Object, controller_of, key_of, uid_of
 from slipway_operator.moments import Clock, steady_clock
@@ -110,7 +110,7 @@ class Autoscaler:
 
     def wake(self, keys: Collection[Key]) -> None:
         """Requests for these objects began to be held: decide on them now."""
-        for key in keys:
+        for key in self._states.keys() & set(keys):
             task = asyncio.create_task(self._decide(key))
             self._urgent.add(task)
             task.add_done_callback(self._urgent.discard)
@@ -128,6 +128,12 @@ class Autoscaler:
             await self._source.close()
 
     async def _decide(self, key: Key) -> None:
+        try:
+            await self._look(key)
+        except UNFORESEEN:
+            logger.exception("a defect of the operator; the replicas stay as they are", extra={"object": key})
+
+    async def _look(self, key: Key) -> None:
         async with self._room, self._locks.setdefault(key, asyncio.Lock()):
             state, parent = self._states.get(key), self._store.get(PARENT, key)
             if state is None or state.target is None or parent is None or uid_of(parent) != state.uid:
@@ -235,7 +241,8 @@ class Autoscaler:
 
 def _counts(pod: Object) -> bool:
     """Return whether a pod is one of a Deployment's, and stays."""
-    return (controller_of(pod) or {}).get("kind") == "ReplicaSet" and not is_leaving(pod)
+    over = (pod.get("status") or {}).get("phase") in ("Failed", "Succeeded")
+    return (controller_of(pod) or {}).get("kind") == "ReplicaSet" and not is_leaving(pod) and not over
 
 
 def _asked(key: Key, target: Target, pods: list[Object]) -> Asked:

@@ -409,6 +409,24 @@ async def test_autoscaling_begins_with_what_runs(cluster):
     assert cluster.replicas == 3
 
 
+async def test_an_object_of_unforeseen_shape_stops_no_other(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4})
+    await cluster.settle()
+    for pod in cluster.store.owned(POD, KEY):
+        pod["status"]["conditions"] = 7
+    await cluster.autoscaler._decide(KEY)
+    assert cluster.replicas == 1
+
+
+async def test_a_pod_that_ended_is_no_replica(cluster):
+    cluster.create(autoscaling={"maxReplicas": 4})
+    await cluster.settle()
+    for pod in cluster.store.owned(POD, KEY):
+        pod["status"]["phase"] = "Failed"
+    await cluster.look()
+    assert cluster.engines.asked[-1].pods == []
+
+
 async def test_it_counts_itself_and_forgets_what_is_gone(cluster):
     cluster.create(autoscaling={"maxReplicas": 4})
     await cluster.settle()
