@@ -62,10 +62,14 @@ class Reason(StrEnum):
     MODEL_UNSUPPORTED = "ModelUnsupported"
     MODEL_CORRUPT = "ModelCorrupt"
     MODEL_GATED = "ModelGated"  # its terms were not accepted with this token
+    MODEL_CHANGED = "ModelChanged"  # the source holds other files than when its version was resolved
+    MODEL_UNSIGNED = "ModelUnsigned"  # the class requires a signature, and there is none
+    SIGNATURE_INVALID = "SignatureInvalid"  # there is one, and it does not hold
     DOWNLOAD_FAILED = "DownloadFailed"
     DOWNLOAD_STALLED = "DownloadStalled"  # bytes stopped coming
     VOLUME_FULL = "VolumeFull"  # the volume of the model's files has no room left
     VOLUME_NOT_SHAREABLE = "VolumeNotShareable"  # one node's volume for replicas that may run on several
+    IMAGE_VOLUMES_MISSING = "ImageVolumesMissing"  # the cluster mounts no images as volumes
     INSPECTING = "Inspecting"  # the model's headers are being read
     DOES_NOT_FIT = "DoesNotFit"
     INVALID_ARGUMENT = "InvalidArgument"

@@ -434,9 +434,17 @@ def test_what_is_at_the_ceiling_passes():
     assert passes(offer, replicas=2, podTemplate={"resources": {"limits": {"memory": "4096Mi"}}})
 
 
-def test_signatures_that_nobody_checks_are_no_signatures():
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ({"source": "pvc://claim/m"}, "mounted as it is"),
+        ({"source": "file:///models/m.gguf"}, "mounted as it is"),
+        ({"source": "oci://h/b:1", "cache": {"mode": "Image"}}, "the kubelet verifies no signature"),
+    ],
+)
+def test_signatures_that_nobody_checks_are_no_signatures(model, says):
     key = "-----BEGIN PUBLIC KEY-----\nx\n-----END PUBLIC KEY-----"
-    assert "cannot verify" in denied({"signatures": {"publicKeys": [key]}})
+    assert says in denied({"signatures": {"publicKeys": [key]}}, model=model)
 
 
 def test_all_that_is_denied_is_said_at_once_and_no_more_than_three_sentences():

@@ -5,14 +5,9 @@ from __future__ import annotations
 import pytest
 
 from slipway_api.v1alpha1 import LLMDeploymentSpec
-from slipway_operator.plan.support import UNSUPPORTED, UNSUPPORTED_SCHEMES, unsupported_field
+from slipway_operator.plan.support import UNSUPPORTED, unsupported_field
 
 SET = {
-    "model.credentials.serviceAccountName": {
-        "model": {"source": "hf://a/b", "credentials": {"serviceAccountName": "f"}}
-    },
-    "model.cache.mode": {"model": {"source": "oci://h/b:1", "cache": {"mode": "Image"}}},
-    "model.cache.accessMode": {"model": {"source": "hf://a/b", "cache": {"accessMode": "ReadOnlyMany"}}},
     "model.adapters": {"model": {"source": "hf://a/b", "adapters": [{"name": "x", "source": "hf://a/c"}]}},
     "model.trustRemoteCode": {"model": {"source": "hf://a/b", "trustRemoteCode": True}},
     "engine.speculative": {"engine": {"speculative": {"method": "ngram"}}},
@@ -42,12 +37,6 @@ def test_each_field_is_refused_by_name(path):
     assert any(
         f"spec.{other} " in sentence for other in UNSUPPORTED if other.split(".")[0] == path.split(".")[0]
     )
-
-
-@pytest.mark.parametrize("scheme", sorted(UNSUPPORTED_SCHEMES))
-def test_each_source_is_refused_by_name(scheme):
-    source = {"oci": "oci://registry.example/m:1"}.get(scheme, f"{scheme}://bucket/path")
-    assert f"{scheme}:// is not supported" in (unsupported_field(spec_of(model={"source": source})) or "")
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,23 @@ class NetworkSpec(Spec):
 
     hf_endpoint: Url | None = None
     """Hub in place of Hugging Face's own."""
+    s3_endpoint: Url | None = None
+    """S3-compatible store in place of Amazon's."""
+    s3_region: (
+        Annotated[
+            str,
+            Field(max_length=64),
+            Rule(
+                cel="self.matches('^[a-z0-9-]+$')",
+                holds=lambda v: re.fullmatch(r"[a-z0-9-]+", v) is not None,
+                message="must be a region's name, for example eu-central-1",
+            ),
+        ]
+        | None
+    ) = None
+    """Region that requests are signed for. Absent: `us-east-1`, or the one that Amazon tells."""
+    gs_endpoint: Url | None = None
+    """Address in place of Google Cloud Storage's."""
     http_proxy: Url | None = None
     """Proxy for http."""
     https_proxy: Url | None = None

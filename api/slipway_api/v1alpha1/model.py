@@ -38,10 +38,12 @@ class Credentials(Spec):
     """Who the fetch is; exactly one of the two."""
 
     secret_name: SecretName | None = None
-    """Secret of the same namespace. Its key `token` holds a token (`hf`, `https`, `oci`); `s3` and `gs` read
-    the keys their own tools use as environment variables."""
+    """Secret of the same namespace. Its key `token` holds a token (`hf`, `https`) or USER:PASSWORD (`oci`);
+    `s3` reads the keys `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, `gs` a service
+    account's key file under `GOOGLE_APPLICATION_CREDENTIALS`."""
     service_account_name: ServiceAccountName | None = None
-    """Service account of the fetch Job, for workload identity. Engine pods never get its token."""
+    """Service account of the inspect and fetch Jobs, for workload identity with `s3` and `gs`. Engine pods
+    never get its token."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

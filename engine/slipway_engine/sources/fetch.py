@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from slipway_engine.errors import (
@@ -34,6 +35,8 @@ __all__ = ["Fetch", "cache_directory", "fetch", "is_remote", "local_path", "loca
 log = logging.getLogger(__name__)
 
 _MANIFEST = ".slipway-model.json"
+IMAGES_FOLDER: Final = "models"
+"""Where images that were built around a model have it, below their root."""
 _STARTED = ".slipway-version"
 _FORMS = (
     "hf://ORG/NAME[/FILE.gguf], s3://BUCKET/PATH, gs://BUCKET/PATH, oci://HOST/REPOSITORY:TAG, "
@@ -142,6 +145,8 @@ def locate(path: Path) -> Path:
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:
         return files[0]
+    if not files and (path / IMAGES_FOLDER).is_dir():
+        return locate(path / IMAGES_FOLDER)
     if files:
         raise InvalidArgument(f"{path} holds {len(files)} GGUF files; name one, for example {files[0]}.")
     raise ModelNotFound(

@@ -31,6 +31,9 @@ ABOUT_MODEL: Final = frozenset(
         Reason.MODEL_ACCESS_DENIED,
         Reason.MODEL_UNSUPPORTED,
         Reason.MODEL_CORRUPT,
+        Reason.MODEL_CHANGED,
+        Reason.MODEL_UNSIGNED,
+        Reason.SIGNATURE_INVALID,
         Reason.DOWNLOAD_FAILED,
         Reason.DOES_NOT_FIT,
     }

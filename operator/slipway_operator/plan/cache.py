@@ -97,8 +97,7 @@ def wish(
 ) -> Wish:
     """Return what an object with `mode: Shared` asks for. Raises Refused."""
     cache = values.cache
-    _refuse_what_cannot_be_shared(spec, values, cache)
-    name = f"slipway-model-{_digest(spec, known)}"
+    name = f"slipway-model-{_digest(spec, known, values.signers)}"
     labels = job_labels({LABEL_CACHE: name})
     retain = cache.retain_seconds if cache.retain_seconds is not None else DEFAULT_RETAIN_SECONDS
     claim: Object = {
@@ -173,7 +172,39 @@ def _idle(
     return Step(delete=claim) if left <= 0 else Step(again=left)
 
 
+def refuse_wrong_caches(spec: LLMDeploymentSpec, values: Effective) -> None:
+    """Refuse where a cache could never be filled or mounted as it is asked for. Raises Refused."""
+    cache, credentials = values.cache, spec.model.credentials
+    if credentials is not None and credentials.service_account_name is not None:
+        _refuse_identity(values)
+    if values.source.fetched and cache.mode == "Shared":
+        _refuse_what_cannot_be_shared(spec, values, cache)
+
+
+def _refuse_identity(values: Effective) -> None:
+    scheme, mode = values.source.scheme, values.cache.mode
+    if scheme not in ("s3", "gs"):
+        raise Refused(
+            Reason.INVALID_SPEC,
+            f"model.credentials.serviceAccountName is an identity for s3:// and gs://, and {scheme}:// "
+            "sources take none; write model.credentials.secretName",
+        )
+    if mode != "Shared":
+        raise Refused(
+            Reason.INVALID_SPEC,
+            f"model.credentials.serviceAccountName is the fetch Job's alone, and with mode {mode} "
+            "each engine pod fetches; write model.cache.mode Shared, or model.credentials.secretName",
+        )
+
+
 def _refuse_what_cannot_be_shared(spec: LLMDeploymentSpec, values: Effective, cache: CacheSpec) -> None:
+    if cache.access_mode == "ReadOnlyMany":
+        raise Refused(
+            Reason.VOLUME_NOT_SHAREABLE,
+            "model.cache.accessMode ReadOnlyMany is a volume that nobody fills; write ReadWriteMany (pods "
+            "mount it read-only anyway), or fill a volume by other means, clone it as ReadOnlyMany "
+            "and serve it as model.source pvc://CLAIM/PATH",
+        )
     if cache.access_mode != "ReadWriteOnce":
         return
     most = max(values.replicas, spec.autoscaling.max_replicas if spec.autoscaling else 0) + values.max_surge
@@ -187,13 +218,15 @@ def _refuse_what_cannot_be_shared(spec: LLMDeploymentSpec, values: Effective, ca
         )
 
 
-def _digest(spec: LLMDeploymentSpec, known: Inspection) -> str:
+def _digest(spec: LLMDeploymentSpec, known: Inspection, signers: tuple[str, ...] | None) -> str:
     credentials = spec.model.credentials
     parts = [
         spec.model.source,
         known.commit,
         known.digest,
         credentials.model_dump(exclude_none=True) if credentials else None,
+        # What was filled without a signature is not for those who require one.
+        *([signers] if signers is not None else []),
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 

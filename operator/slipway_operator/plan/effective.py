@@ -60,6 +60,8 @@ class Effective:
     fetch_image: str
     fetch_environment: Mapping[str, str]
     ca_bundle: CaBundle | None
+    signers: tuple[str, ...] | None
+    """Public keys in PEM, one of which has to have signed the model; None asks for no signature."""
     cache: CacheSpec
     commit: str | None
     """What the revision was resolved to, once it is known."""
@@ -170,6 +172,7 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         fetch_image=image if profile.ours else installation.engine_image,
         fetch_environment=network.environment,
         ca_bundle=network.ca_bundle,
+        signers=_signers(found),
         cache=_cache(spec, pick),
         commit=None,
         claim=None,
@@ -238,6 +241,9 @@ def _network(found: Classed, installation: Installation) -> _Network:
     offered = (found.offer and found.offer.network) or NetworkSpec()
     told = {
         "HF_ENDPOINT": offered.hf_endpoint,
+        "AWS_ENDPOINT_URL_S3": offered.s3_endpoint,
+        "AWS_REGION": offered.s3_region,
+        "STORAGE_EMULATOR_HOST": offered.gs_endpoint,
         "HTTP_PROXY": offered.http_proxy,
         "HTTPS_PROXY": offered.https_proxy,
         "NO_PROXY": offered.no_proxy,
@@ -248,6 +254,11 @@ def _network(found: Classed, installation: Installation) -> _Network:
         # Redirects lead anywhere: whoever follows them holds them to the class's list.
         environment["SLIPWAY_ALLOWED_SOURCES"] = json.dumps(list(allowed))
     return _Network(environment, offered.ca_bundle)
+
+
+def _signers(found: Classed) -> tuple[str, ...] | None:
+    signatures = found.offer.signatures if found.offer else None
+    return tuple(signatures.public_keys) if signatures is not None else None
 
 
 def rollout_bounds(surge: int | None, unavailable: int | None) -> tuple[int, int]:

@@ -41,6 +41,8 @@ LABEL_FACTS: Final = f"{names.GROUP}/facts"
 """On the ControllerRevision that keeps what was found: the digest of what was asked."""
 ATTEMPTS: Final = 3
 SECONDS: Final = 600
+ENDPOINTS: Final = {"s3": "AWS_ENDPOINT_URL_S3", "gs": "STORAGE_EMULATOR_HOST"}
+"""What leads a scheme's sources elsewhere, besides `HF_ENDPOINT`."""
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
@@ -66,17 +68,26 @@ def wanted(values: Effective) -> bool:
 
 def asked(spec: LLMDeploymentSpec, values: Effective) -> str:
     """Return a digest of what is asked of a source, under which the answer is kept."""
-    moving = values.revision is not None and not _COMMIT.fullmatch(values.revision)
+    moving = _moves(values)
     restart = spec.rollout.restart_token if moving and spec.rollout else None
     credentials = spec.model.credentials
     parts = [
         spec.model.source,
         values.revision,
         credentials.model_dump(exclude_none=True) if credentials else None,
-        dict(values.fetch_environment).get("HF_ENDPOINT"),
+        dict(values.fetch_environment).get(ENDPOINTS.get(values.source.scheme, "HF_ENDPOINT")),
         restart,
     ]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _moves(values: Effective) -> bool:
+    """Return whether the source may come to mean other files than it does now."""
+    if values.source.scheme == "oci":
+        return "@sha256:" not in values.source.location
+    if values.source.scheme in ("s3", "gs"):
+        return True
+    return values.revision is not None and not _COMMIT.fullmatch(values.revision)
 
 
 def inspect(

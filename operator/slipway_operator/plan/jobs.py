@@ -17,8 +17,17 @@ from slipway_operator.explain.findings import Finding, clean
 from slipway_operator.explain.pods import explain_pod, is_leaving
 from slipway_operator.explain.termination import explain_termination
 from slipway_operator.kinds import JOB, Key, Object, key_of
+from slipway_operator.plan.credentials import (
+    ca_mounts,
+    ca_volumes,
+    fetch_environment,
+    identity_mounts,
+    identity_volumes,
+    key_mounts,
+    key_volumes,
+)
 from slipway_operator.plan.effective import Effective
-from slipway_operator.plan.pod import SECURITY_CONTEXT, ca_mounts, ca_volumes, fetch_environment, unprivileged
+from slipway_operator.plan.pod import SECURITY_CONTEXT, unprivileged
 
 JOB_NAME: Final = "slipway-model"
 """`app.kubernetes.io/name` of what brings models."""
@@ -88,12 +97,27 @@ def job_pod(
                 "resources": SMALL,
                 "securityContext": SECURITY_CONTEXT,
                 "terminationMessagePolicy": "FallbackToLogsOnError",
-                "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *ca_mounts(values), *mounts],  # noqa: S108
+                "volumeMounts": [
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - inside the container
+                    *ca_mounts(values),
+                    *key_mounts(spec, values),
+                    *identity_mounts(spec, values),
+                    *mounts,
+                ],
                 **({"ports": list(ports)} if ports else {}),
             }
         ],
-        "volumes": [{"name": "tmp", "emptyDir": {}}, *ca_volumes(values), *volumes],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {}},
+            *ca_volumes(values),
+            *key_volumes(spec, values),
+            *identity_volumes(spec, values),
+            *volumes,
+        ],
     }
+    account = spec.model.credentials.service_account_name if spec.model.credentials else None
+    if account is not None:
+        pod["serviceAccountName"] = account
     if overlay.node_selector:
         pod["nodeSelector"] = dict(overlay.node_selector)
     if overlay.tolerations:

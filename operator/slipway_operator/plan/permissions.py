@@ -24,8 +24,12 @@ from slipway_operator.plan.arguments import smuggled
 
 # Variables that lead a fetch elsewhere than its source says.
 FETCH_VARIABLES: Final = frozenset(
-    {"HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
-)
+    {
+        "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
+        "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS", "STORAGE_EMULATOR_HOST",
+        "GCE_METADATA_HOST",
+    }
+)  # fmt: skip
 _FREE_POD_FIELDS: Final = frozenset({"resources", "env", "volume_mounts"})
 
 
@@ -40,7 +44,7 @@ def violations(given: LLMDeploymentSpec, merged: LLMDeploymentSpec, offer: LLMCl
         *_pod_fields(given.pod_template or PodTemplateSpec(), offer, allow),
         *_arguments(given, merged, offer, allow),
         *_ceilings(merged, offer.ceilings or Ceilings()),
-        *_not_enforced(offer),
+        *_unsigned(merged, offer),
     ]
 
 
@@ -171,12 +175,17 @@ def _resources(merged: LLMDeploymentSpec, ceilings: Ceilings) -> Iterator[str]:
             yield f"podTemplate.resources.{kind} with {counted} devices, above the ceiling of {accelerators}"
 
 
-def _not_enforced(offer: LLMClassSpec) -> Iterator[str]:
-    if offer.signatures is not None:
+def _unsigned(merged: LLMDeploymentSpec, offer: LLMClassSpec) -> Iterator[str]:
+    """Signatures are verified where files are fetched: what is mounted as it is brings none that was."""
+    if offer.signatures is None:
+        return
+    if merged.model.source.startswith(("pvc://", "file://")):
         yield (
-            "any model, because it asks for signatures, which this version of the operator cannot verify "
-            "yet; remove `signatures` from the class"
+            f"model.source {merged.model.source}, whose signature nobody verifies, since it is mounted as it "
+            "is (signatures); take a source that is fetched"
         )
+    elif merged.model.cache is not None and merged.model.cache.mode == "Image":
+        yield "model.cache.mode Image, since the kubelet verifies no signature (signatures); write Shared"
 
 
 def _on_cpu(spec: LLMDeploymentSpec) -> bool:

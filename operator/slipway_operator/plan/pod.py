@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from slipway_api import names
 from slipway_api.v1alpha1 import LLMDeploymentSpec, PodTemplateSpec
 from slipway_operator.kinds import LABEL_CACHE, Object
+from slipway_operator.plan.credentials import (
+    ca_mounts,
+    ca_volumes,
+    environment,
+    fetch_environment,
+    key_mounts,
+    key_volumes,
+)
 from slipway_operator.plan.effective import Effective
 from slipway_operator.plan.nodes import affinity_of, tolerations_of
 from slipway_operator.plan.profiles import CUSTOM, Setting, arguments_of
@@ -23,7 +30,6 @@ DRAIN_MARGIN_SECONDS: Final = 30
 STARTUP_PERIOD_SECONDS: Final = 2
 STARTUP_FAILURES: Final = 150
 
-CA_DIR: Final = "/etc/slipway/ca"
 PUBLISHED: Final = "model"
 """The folder of a shared volume in which a whole model appears."""
 
@@ -73,9 +79,9 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
         "containers": [_engine(overlay, values)],
         "volumes": [*_volumes(values), *(_dump(volume) for volume in overlay.volumes or ())],
     }
-    if values.source.fetched and values.claim is None:
+    if values.source.fetched and values.claim is None and not mounts_image(values):
         pod["initContainers"] = [_fetch(spec, values)]
-        pod["volumes"] += ca_volumes(values)
+        pod["volumes"] += [*ca_volumes(values), *key_volumes(spec, values)]
     if overlay.node_selector:
         pod["nodeSelector"] = dict(overlay.node_selector)
     tolerations = tolerations_of([_dump(toleration) for toleration in overlay.tolerations or ()], values)
@@ -99,35 +105,6 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
     return pod
 
 
-def fetch_environment(spec: LLMDeploymentSpec, values: Effective) -> list[Object]:
-    """Return the variables of a container that fetches or inspects: the only ones that hold a token."""
-    bundle = {}
-    if values.ca_bundle is not None:
-        bundle["SLIPWAY_CA_FILE"] = f"{CA_DIR}/{values.ca_bundle.key or 'ca.crt'}"
-    overlay = spec.pod_template or PodTemplateSpec()
-    env = _environment(overlay, {**values.fetch_environment, **bundle})
-    credentials = spec.model.credentials
-    if credentials is not None and credentials.secret_name is not None:
-        key = {"name": credentials.secret_name, "key": "token"}
-        env = [entry for entry in env if entry["name"] != "HF_TOKEN"]
-        env.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": key}})
-    return env
-
-
-def ca_volumes(values: Effective) -> list[Object]:
-    """Return the volume of the class's certificates."""
-    if values.ca_bundle is None:
-        return []
-    return [{"name": "slipway-ca", "configMap": {"name": values.ca_bundle.config_map_name}}]
-
-
-def ca_mounts(values: Effective) -> list[Object]:
-    """Return where a container that fetches sees them."""
-    if values.ca_bundle is None:
-        return []
-    return [{"name": "slipway-ca", "mountPath": CA_DIR, "readOnly": True}]
-
-
 def _engine(overlay: PodTemplateSpec, values: Effective) -> Object:
     profile = values.profile
     command = {"command": list(profile.command)} if profile.command else {}
@@ -135,7 +112,7 @@ def _engine(overlay: PodTemplateSpec, values: Effective) -> Object:
         **_container(names.ENGINE_CONTAINER, values.image),
         **command,
         "args": serve_arguments(values),
-        "env": _environment(overlay, {**profile.environment, **_custom_variables(values)}),
+        "env": environment(overlay, {**profile.environment, **_custom_variables(values)}),
         "ports": [{"name": "http", "containerPort": profile.port, "protocol": "TCP"}],
         "resources": _resources(values.resources.requests, values.resources.limits),
         "startupProbe": _probe(profile.liveness, STARTUP_PERIOD_SECONDS, _startup_failures(values)),
@@ -191,6 +168,7 @@ def _fetch(spec: LLMDeploymentSpec, values: Effective) -> Object:
         "volumeMounts": [
             *_tmp_mount(),
             *ca_mounts(values),
+            *key_mounts(spec, values),
             {"name": "model", "mountPath": names.MODEL_DIR},
         ],
     }
@@ -240,10 +218,23 @@ def fetch_arguments(source: str, values: Effective) -> list[str]:
 
 
 def revision_arguments(values: Effective) -> list[str]:
-    """Return which version of a repository is meant: the commit, once it is known."""
-    if values.revision is None:
-        return []
-    return ["--revision", values.commit or values.revision]
+    """Return which version of the source is meant: the commit, once it is known."""
+    version = values.commit or values.revision
+    return ["--revision", version] if version is not None and values.source.scheme != "https" else []
+
+
+def mounts_image(values: Effective) -> bool:
+    """Return whether the kubelet mounts the artifact itself."""
+    return values.source.scheme == "oci" and values.cache.mode == "Image"
+
+
+def image_reference(values: Effective) -> str:
+    """Return the artifact to mount: by its digest, once it is known, so that all replicas have the same."""
+    location = values.source.location
+    if values.commit is None:
+        return location
+    host, slash, path = location.partition("/")
+    return f"{host}{slash}{path.partition('@')[0].partition(':')[0]}@sha256:{values.commit}"
 
 
 def model_path(values: Effective) -> str:
@@ -258,14 +249,6 @@ def model_path(values: Effective) -> str:
     return source.location
 
 
-def _environment(overlay: PodTemplateSpec, extra: Mapping[str, str]) -> list[Object]:
-    """Return the container's variables: what the object writes wins, HOME is the one writable directory."""
-    given = [_dump(entry) for entry in overlay.env or ()]
-    own = {"HOME": "/tmp", **extra}  # noqa: S108 - inside the container
-    written = {entry["name"] for entry in given}
-    return [{"name": name, "value": value} for name, value in own.items() if name not in written] + given
-
-
 def _volumes(values: Effective) -> list[Object]:
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
     if values.profile.shared_memory:
@@ -273,6 +256,9 @@ def _volumes(values: Effective) -> list[Object]:
     if values.source.fetched and values.claim is not None:
         claim = {"claimName": values.claim, "readOnly": True}
         volumes.append({"name": "model", "persistentVolumeClaim": claim})
+    elif mounts_image(values):
+        image = {"reference": image_reference(values), "pullPolicy": "IfNotPresent"}
+        volumes.append({"name": "model", "image": image})
     elif values.source.fetched:
         volumes.append({"name": "model", "emptyDir": {}})
     if values.source.scheme == "pvc":

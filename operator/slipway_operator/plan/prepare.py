@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from slipway_api.inspection import Inspection
 from slipway_operator.explain.findings import Finding
 from slipway_operator.kinds import CONTROLLER_REVISION, Kind, Object, key_of
-from slipway_operator.plan.cache import Progress, View, Wish, fetching, wish
+from slipway_operator.plan.cache import Progress, View, Wish, fetching, refuse_wrong_caches, wish
 from slipway_operator.plan.classes import Classed
 from slipway_operator.plan.effective import Effective
 from slipway_operator.plan.inspect import asked, inspect, outdated_facts, wanted
@@ -46,6 +46,7 @@ class Prepared:
 def prepare(world: World, found: Classed, values: Effective) -> Prepared:
     """Return how far everything is that new pods need. Raises Refused."""
     spec = found.spec
+    refuse_wrong_caches(spec, values)
     if not wanted(values):
         return Prepared(values)
     if world.alone:
@@ -82,7 +83,11 @@ def _gated(values: Effective) -> bool:
     A moving revision has to be the same for all; a volume is named after the commit; accelerators are not
     taken for what may not fit. Else the pods find out by themselves, at the same time.
     """
-    return values.source.scheme == "hf" or _shared(values) or values.accelerator.resource is not None
+    return (
+        values.source.scheme in ("hf", "s3", "gs", "oci")
+        or _shared(values)
+        or values.accelerator.resource is not None
+    )
 
 
 def _shared(values: Effective) -> bool:

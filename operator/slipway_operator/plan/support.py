@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from slipway_api.sources import parse_source
 from slipway_api.v1alpha1 import LLMDeploymentSpec, Spec
 
 UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
-    "model.credentials.serviceAccountName": (),
-    "model.cache.mode": ("PerReplica", "Shared"),
-    "model.cache.accessMode": ("ReadWriteMany", "ReadWriteOnce"),
     "model.adapters": ([],),
     "model.trustRemoteCode": (False,),
     "engine.speculative": (),
@@ -50,9 +46,6 @@ BY_RUNTIME: Final[Mapping[str, Mapping[str, tuple[object, ...]]]] = {
 }
 """Further values that are acted on where a runtime can."""
 
-UNSUPPORTED_SCHEMES: Final = frozenset({"s3", "gs", "oci"})
-"""Sources that cannot be fetched yet."""
-
 
 def unsupported_field(spec: LLMDeploymentSpec) -> str | None:
     """Return the sentence about the first field that is set but not acted on; None where there is none."""
@@ -64,12 +57,6 @@ def unsupported_field(spec: LLMDeploymentSpec) -> str | None:
             few = f"write {' or '.join(known)}" if 0 < len(known) < 6 else "remove it"
             shown = f" {value}" if isinstance(value, (str, int)) and not isinstance(value, bool) else ""
             return f"spec.{path}{shown} is not supported by this version of Slipway yet; {few}"
-    scheme = parse_source(spec.model.source).scheme
-    if scheme in UNSUPPORTED_SCHEMES:
-        return (
-            f"spec.model.source: {scheme}:// is not supported by this version of Slipway yet; "
-            "write an hf://, https://, pvc:// or file:// source"
-        )
     return None
 
 

@@ -18,7 +18,7 @@ from slipway_operator.plugin.errors import PluginError, UsageError
 
 PROGRAM: Final = "slipway-engine"
 TIMEOUT: Final = 120.0
-READABLE: Final = frozenset({"hf", "https"})
+READABLE: Final = frozenset({"hf", "https", "s3", "gs", "oci"})
 
 
 def from_file(path: str) -> Inspection:
