@@ -8,10 +8,11 @@ import re
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import aiohttp
 from benchmarks.operator.api import until
@@ -21,6 +22,8 @@ IMAGE = "localhost/slipway/engine:none"
 WRITES = ("apply", "create", "update", "delete")
 # So long without a reconcile counts as quiet.
 QUIET_SECONDS = 3.0
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -72,6 +75,20 @@ class Operator:
         ticks = int(fields[11]) + int(fields[12])
         peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{self.process.pid}/status").read_text())
         return ticks / os.sysconf("SC_CLK_TCK"), int(peak.group(1)) / 1024 if peak else 0.0
+
+    async def during(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return what `work` returns. Raises RuntimeError as soon as the operator ends."""
+        working, ended = asyncio.ensure_future(work), asyncio.ensure_future(self.process.wait())
+        try:
+            await asyncio.wait({working, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if ended.done():
+                raise RuntimeError(
+                    f"the operator ended with status {ended.result()}; see its log (--log FILE)"
+                )
+            return working.result()
+        finally:
+            working.cancel()
+            ended.cancel()
 
     async def kill(self) -> None:
         """Kill it without a word of warning."""

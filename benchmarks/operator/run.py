@@ -177,7 +177,8 @@ async def operated(
         seen = Seen(session, namespace)
         following = [asyncio.create_task(seen.objects()), asyncio.create_task(seen.deployments())]
         await asyncio.sleep(1)
-        figures["burst"] = await burst(session, first, seen, namespace, amount, lab, given.burst_only)
+        measuring = burst(session, first, seen, namespace, amount, lab, given.burst_only)
+        figures["burst"] = await first.during(measuring)
         for task in following:
             task.cancel()
         if given.burst_only:
