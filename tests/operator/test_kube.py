@@ -235,6 +235,18 @@ async def test_what_the_chart_does_not_grant_is_not_even_asked_for(kube, wire):
     assert wire.requests == []
 
 
+async def test_an_event_is_about_one_object_and_bounded(kube, wire):
+    wire.will(201)
+    meta = {"name": "chat", "namespace": "team", "uid": "u"}
+    about = {"apiVersion": PARENT.api_version, "kind": PARENT.kind, "metadata": meta}
+    await kube.create_event(about, "ScaledUp", "x" * 5000, warning=False)
+    request, body = wire.requests[0]
+    assert (request.method, request.path) == ("POST", "/api/v1/namespaces/team/events")
+    assert body["involvedObject"]["uid"] == "u"
+    assert (body["type"], body["reason"], len(body["message"])) == ("Normal", "ScaledUp", 1000)
+    assert body["metadata"]["name"].startswith("chat.")
+
+
 async def test_a_deletion_is_of_this_very_version(kube, wire):
     wire.will(200)
     live = {"metadata": {"name": "chat", "namespace": "team", "uid": "u", "resourceVersion": "7"}}
