@@ -24,6 +24,8 @@ from slipway_operator.kinds import (
 )
 
 TICK_SECONDS: Final = 5.0
+# What is deleted between the first lists and those with which the watches begin is told by nobody.
+EARLY_SECONDS: Final = (5.0, 30.0)
 
 logger = logging.getLogger(__name__)
 
@@ -70,11 +72,15 @@ class Relister:
 
     async def keep(self) -> None:
         """List every kind when it is time, or when its watch owes something for too long."""
+        began, early = self._clock(), list(EARLY_SECONDS)
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            soon = bool(early) and self._clock() - began >= early[0]
+            if soon:
+                early.pop(0)
             for kind in self._kinds:
                 due = self._clock() - self._listed.get(kind, 0.0) >= self._interval
-                if due or self._intake.suspects(kind):
+                if soon or due or self._intake.suspects(kind):
                     await self.relist(kind)
 
     async def relist(self, kind: Kind) -> bool:

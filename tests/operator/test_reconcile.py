@@ -457,6 +457,28 @@ async def test_classes_are_listed_in_the_cluster_and_everything_else_where_it_is
     assert {kind for kind, _ in asked} == set(WATCHED) - {LLM_CLASS}
 
 
+async def test_soon_after_the_start_everything_is_listed_again(operator, monkeypatch):
+    """What is deleted between the first lists and those of the watches is told by no watch."""
+    monkeypatch.setattr("slipway_operator.relist.TICK_SECONDS", 0.001)
+    moment, asked = Moment(100.0), []
+
+    class Lists:
+        async def list(self, kind, namespace, *, labels=None):
+            asked.append(moment.now)
+            return [], 1
+
+    relister = Relister(Lists(), operator.intake, [None], 300, clock=moment)
+    await relister.fill()
+    keeping = asyncio.create_task(relister.keep())
+    for seconds in (1, 4, 4, 30, 30, 100, 200):
+        await asyncio.sleep(0.02)
+        moment.now += seconds
+    await asyncio.sleep(0.02)
+    keeping.cancel()
+    assert sorted(set(asked)) == [100.0, 105.0, 139.0, 469.0]
+    assert len(asked) == 4 * len(WATCHED)
+
+
 # -- workers ------------------------------------------------------------------------------------------------
 
 
