@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import resource
 import signal
@@ -181,6 +182,9 @@ class Gateway:
             loop.add_signal_handler(number, lambda: (hurried if stopped.is_set() else stopped).set())
         _allow_all_files()
         await self.start()
+        # What was imported lives as long as the process: looking through it again and again delays streams.
+        gc.collect()
+        gc.freeze()
         await stopped.wait()
         draining = asyncio.create_task(self.drain())
         hurry = asyncio.create_task(hurried.wait())

@@ -557,16 +557,18 @@ async def running(kube: KubeServer, tmp_path: Path) -> AsyncIterator[Process]:
         stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
-    async with asyncio.timeout(60):
-        while not (
-            found := re.search(rb"listening on (\d+), admin on (\d+)", await process.stderr.readline())
-        ):
-            pass
-    yield Process(process, int(found[1]), int(found[2]), written)
-    log.close()
-    if process.returncode is None:
-        process.kill()
-        await process.wait()
+    try:
+        async with asyncio.timeout(60):
+            while not (
+                found := re.search(rb"listening on (\d+), admin on (\d+)", await process.stderr.readline())
+            ):
+                pass
+        yield Process(process, int(found[1]), int(found[2]), written)
+    finally:
+        log.close()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
 
 async def until_ready(client: aiohttp.ClientSession, running: Process, status: int = 200) -> None:

@@ -20,8 +20,6 @@ UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
     "parallelism.tensor": (1,),
     "parallelism.pipeline": (1,),
     "parallelism.expert": (False,),
-    "routing.maxHeldRequests": (),
-    "routing.maxHoldSeconds": (),
 }
 """Paths below `spec`, each with the values that ask for nothing beyond what is done anyway."""
 
