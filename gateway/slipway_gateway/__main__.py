@@ -15,6 +15,7 @@ from slipway_gateway.gateway import Gateway
 from slipway_gateway.kube import AUTO, NoCluster, find
 from slipway_gateway.limits import Limits, Timeouts
 from slipway_gateway.meters import ANY_MODEL, Period
+from slipway_gateway.record import NoLog
 from slipway_gateway.room import HoldLimits
 from slipway_gateway.settings import AuthMode, Settings
 from slipway_gateway.tls import Files, NoCertificate
@@ -74,6 +75,12 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=True,
         help="ask engines for the tokens of each stream; without, those that pass are counted",
+    )
+    run.add_argument(
+        "--request-log",
+        type=Path,
+        metavar="FILE",
+        help="append a line of JSON for each request; default: standard output",
     )
     run.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="volume for the sums of budgets, shared by all gateways"
@@ -183,6 +190,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         holds_reader=args.holds_reader,
         status_page=args.status_page,
         stream_usage=args.stream_usage,
+        request_log=args.request_log,
         state_dir=args.state_dir,
         service=args.service,
         holds=HoldLimits(args.max_held_bytes, args.max_hold_seconds),
@@ -235,7 +243,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(args.log_level)
     try:
         asyncio.run(_run(settings_of(args)))
-    except (NoCluster, NoCertificate) as error:
+    except (NoCluster, NoCertificate, NoLog) as error:
         print(f"slipway-gateway: {error}", file=sys.stderr)
         return 1
     return 0

@@ -48,7 +48,7 @@ class Gateway:
     def __init__(self, settings: Settings, access: Access, access_log: AccessLog | None = None) -> None:
         self._settings = settings
         self._access = access
-        self._access_log = access_log or AccessLog()
+        self._access_log = access_log or AccessLog.at(settings.request_log)
         self._draining = False
         self.certificate = Certificate(settings.tls) if settings.tls else None
         self._chores: list[asyncio.Task[None]] = []
@@ -173,6 +173,8 @@ class Gateway:
         await self._admin.cleanup()
         await self._to_pods.close()
         await self._to_api.close()
+        if self._settings.request_log is not None:
+            self._access_log.close()
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT, then drain; a second signal cuts the draining short."""

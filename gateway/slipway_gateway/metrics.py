@@ -6,6 +6,7 @@ Series of a deployment that is gone are dropped.
 from __future__ import annotations
 
 import time
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
@@ -133,7 +134,11 @@ class Picture(Collector):
         ready = _family("ready_endpoints", "Pods that may get requests.")
         for deployment in self._world.deployments:
             ready.add_metric(deployment.key, len(self._world.endpoints(deployment.key)))
-        yield from (outstanding, ejected, ready)
+        taken = _family("names_taken", "Names that a deployment claims and an older one holds.")
+        lost = Counts(deployment.key for deployment, _, _ in self._world.routes().taken())
+        for key, count in lost.items():
+            taken.add_metric(key, count)
+        yield from (outstanding, ejected, ready, taken)
         silence = GaugeMetricFamily(
             _PREFIX + "watch_silence_seconds",
             "Since the API server last said something.",

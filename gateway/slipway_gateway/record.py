@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Final, TextIO
 
 from slipway_gateway.objects import Key
@@ -56,11 +57,28 @@ class Record:
         return time.monotonic() - self.began
 
 
+class NoLog(Exception):
+    """The file cannot be written."""
+
+
 class AccessLog:
     """Writes a line per request."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout
+
+    @classmethod
+    def at(cls, path: Path | None) -> AccessLog:
+        """Return the log that appends to a file, or to standard output."""
+        try:
+            return cls(path.open("a", encoding="utf-8") if path else None)
+        except OSError as error:
+            raise NoLog(f"--request-log {path} cannot be written: {error.strerror}.") from None
+
+    def close(self) -> None:
+        """Close the file, if it is one."""
+        if self._stream is not sys.stdout:
+            self._stream.close()
 
     def write(self, record: Record) -> None:
         """Write the line of a request that is over."""

@@ -44,5 +44,7 @@ class Settings:
     """Where sums for budgets are kept; None: in memory."""
     service: str = ""
     """The Service in front of the gateways, whose number divides limits; none: this is the only one."""
+    request_log: Path | None = None
+    """File to which a line for each request is appended; None: standard output."""
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)

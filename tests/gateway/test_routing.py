@@ -172,3 +172,30 @@ def test_a_pod_in_two_address_families_counts_once_and_by_version_4():
     six = Slice(Key("a", "s6"), service, (Endpoint("http://[fd00::1]:8000", "p", "u"),))
     four = Slice(Key("a", "s4"), service, (Endpoint("http://10.0.0.1:8000", "p", "u"),))
     assert endpoints_of([six, four]) == endpoints_of([four, six]) == four.endpoints
+
+
+ADAPTED = Deployment(
+    Key("a", "base"), "2026-01-01T00:00:00Z", "u", ("base",), False, "", adapters=("sql", "poetry")
+)
+
+
+def test_an_adapter_is_asked_for_like_a_model():
+    rival = made("b", "sql", created="2026-02-01T00:00:00Z")
+    routes = build([rival, ADAPTED])
+    assert routes.resolve("sql", EVERYTHING) is ADAPTED
+    assert routes.resolve("a/base:poetry", EVERYTHING) is ADAPTED
+    assert routes.resolve("a/base:none", EVERYTHING) is None
+    assert routes.resolve("a/base:sql", Sight(frozenset({"b"}))) is None
+    assert upstream_model(ADAPTED, "sql") == upstream_model(ADAPTED, "a/base:sql") == "sql"
+    assert upstream_model(ADAPTED, "a/base") == "base"
+    assert [(d.key, name, holder.key) for d, name, holder in routes.taken()] == [
+        (rival.key, "sql", ADAPTED.key)
+    ]
+
+
+def test_an_adapters_taken_name_is_listed_in_full():
+    older = made("b", "sql", created="2025-01-01T00:00:00Z")
+    routes = build([older, ADAPTED])
+    assert [name for name, _ in routes.names(EVERYTHING)] == ["sql", "base", "a/base:sql", "poetry"]
+    for name, deployment in routes.names(EVERYTHING):
+        assert routes.resolve(name, EVERYTHING) is deployment

@@ -19,6 +19,7 @@ from slipway_gateway.ledger import Ledger
 from slipway_gateway.meter import Meter
 from slipway_gateway.meters import Allowance, Bucket, Budget, Period, Rate, read_allowance
 from slipway_gateway.objects import Key
+from slipway_gateway.record import AccessLog, NoLog, Record
 from slipway_gateway.settings import AuthMode
 from slipway_gateway.sse import Events
 
@@ -362,3 +363,14 @@ def test_nonsense_is_passed_on_and_counts_nothing(piece: bytes):
     tally = usage.Tally(hide=True)
     assert tally.pass_events(piece) == piece or b'"usage"' in piece
     tally.take(piece)
+
+
+def test_lines_go_to_a_file_where_one_is_named(tmp_path: Path):
+    path = tmp_path / "requests"
+    for number in range(2):
+        log = AccessLog.at(path)
+        log.write(Record(f"r{number}", "GET", "other"))
+        log.close()
+    assert [json.loads(line)["request_id"] for line in path.read_text().splitlines()] == ["r0", "r1"]
+    with pytest.raises(NoLog, match="--request-log"):
+        AccessLog.at(tmp_path / "no" / "file")
