@@ -163,7 +163,7 @@ class Proxy:
         if self._account:
             headers["Impersonate-User"] = self._account
         async with self._session.request(
-            incoming.method, incoming.raw_path, data=body, headers=headers, timeout=_NO_TIMEOUT
+            incoming.method, incoming.raw_path, data=body or None, headers=headers, timeout=_NO_TIMEOUT
         ) as answer:
             if request.writes:
                 self.writes.append(request)
@@ -184,8 +184,8 @@ async def _pass_on(
     """Stream an answer, for so many seconds at most."""
     kept = {name: answer.headers[name] for name in _KEPT if name in answer.headers}
     outgoing = web.StreamResponse(status=answer.status, headers=kept)
-    await outgoing.prepare(incoming)
     try:
+        await outgoing.prepare(incoming)
         async with asyncio.timeout(seconds):
             async for chunk in answer.content.iter_any():
                 await outgoing.write(chunk)

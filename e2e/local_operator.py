@@ -70,8 +70,13 @@ class LocalOperator:
         self.signal(signal.SIGKILL)
 
     def end(self) -> None:
-        """Make sure that it is gone."""
+        """Let it leave in order, so that its Lease is free, and make sure that it is gone."""
+        if self._process is None:
+            return
         self.signal(signal.SIGCONT)
-        self.signal(signal.SIGKILL)
-        if self._process is not None:
+        self.signal(signal.SIGTERM)
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self.kill()
             self._process.wait(30)

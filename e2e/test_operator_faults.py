@@ -234,15 +234,6 @@ def test_scale_suspend_and_zero(kube, operator, serving, wait_for):
     assert kube.get("service", "chat", serving.namespace) is not None
 
 
-def test_an_object_edited_many_times_ends_at_the_last_edit(kube, operator, namespace, wait_for):
-    kube.apply(llm("chat", namespace, suspend=True))
-    deployed = Deployed(kube, wait_for, "chat", namespace)
-    for number in range(1, 31):
-        deployed.patch(engine={"maxNumSeqs": number})
-    deployed.wait("Suspended")
-    assert deployed.arguments()[deployed.arguments().index("--max-num-seqs") + 1] == "30"
-
-
 def test_a_second_operator_stands_by_and_takes_over(kube, operator, namespace, wait_for):
     kube("-n", operator, "scale", "deployment", "-l", OPERATOR, "--replicas=2")
     try:

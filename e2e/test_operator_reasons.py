@@ -5,9 +5,16 @@ None of these pods gets as far as running an engine, so all of them are quick.
 
 from __future__ import annotations
 
+import base64
+import http.server
 import json
+import ssl
+import subprocess
+import threading
 
 import pytest
+
+from e2e.conftest import tool
 
 REMOVE_OVERLAY = '[{"op": "remove", "path": "/spec/podTemplate"}]'
 SMALL = {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "64Mi"}}
@@ -199,7 +206,108 @@ def test_a_policy(kube, operator, namespace, apply, told, wait_for):
         kube("delete", "validatingadmissionpolicybinding,validatingadmissionpolicy", name)
 
 
-def refused(kube, namespace):
+class Webhook(http.server.BaseHTTPRequestHandler):
+    """Refuses every pod and allows everything else."""
+
+    def do_POST(self):
+        review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = review["request"]
+        answer = {"uid": asked["uid"], "allowed": asked["kind"]["kind"] != "Pod"}
+        answer["status"] = {"message": "the image is not signed"}
+        body = json.dumps({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": answer})
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body.encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def webhook(kube, cluster, namespace, tmp_path):
+    """A webhook of this namespace alone; yields the function that makes it fall silent."""
+    if cluster.provider != "local":
+        pytest.skip(f"the API server of the provider {cluster.provider} may not reach this machine")
+    host = json.loads(tool("status", "-o", "json"))["addresses"]["host"]
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    request = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=webhook",
+    ]
+    files = ["-addext", f"subjectAltName=IP:{host}", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([*request, *files], check=True, capture_output=True)
+    server = http.server.ThreadingHTTPServer((host, 0), Webhook)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    rules = [
+        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]},
+        {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["*"], "resources": ["deployments"]},
+    ]
+    bundle = base64.b64encode(certificate.read_bytes()).decode()
+    hook = {
+        "name": "images.example.com",
+        "clientConfig": {"url": f"https://{host}:{server.server_port}/", "caBundle": bundle},
+        "rules": rules,
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
+        "sideEffects": "None",
+        "admissionReviewVersions": ["v1"],
+        "failurePolicy": "Fail",
+        "timeoutSeconds": 5,
+    }
+    kind = "ValidatingWebhookConfiguration"
+    meta = {"name": f"{namespace}-webhook"}
+
+    def silence():
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+    kube.apply(
+        {
+            "apiVersion": "admissionregistration.k8s.io/v1",
+            "kind": kind,
+            "metadata": meta,
+            "webhooks": [hook],
+        }
+    )
+    try:
+        yield silence
+    finally:
+        kube("delete", kind, meta["name"], "--ignore-not-found")
+        if thread.is_alive():
+            silence()
+
+
+def test_a_webhook_that_refuses_and_one_that_does_not_answer(
+    kube, operator, namespace, apply, told, webhook, wait_for
+):
+    wait_for("the webhook to be in force", lambda: refused(kube, namespace, "is not signed"), 60)
+    apply(llm("hook"))
+    message = told("hook", "AdmissionDenied")
+    assert 'admission webhook "images.example.com" denied the request: the image is not signed' in message
+    assert "kubectl get validatingwebhookconfigurations" in message
+    webhook()
+    apply(llm("silent", suspend=True))
+    message = told("silent", "AdmissionDenied")
+    assert 'failed calling webhook "images.example.com"' in message
+    kube("delete", "validatingwebhookconfiguration", f"{namespace}-webhook")
+    told("silent", "Suspended")
+
+
+def refused(kube, namespace, because="images must be signed"):
     """Return whether a pod would be refused, without making one."""
     context = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True}
     context["seccompProfile"] = {"type": "RuntimeDefault"}
@@ -212,7 +320,7 @@ def refused(kube, namespace):
     try:
         kube("create", "--dry-run=server", "-f", "-", stdin=pod)
     except RuntimeError as error:
-        return "images must be signed" in str(error)
+        return because in str(error)
     return False
 
 

@@ -176,22 +176,6 @@ def test_a_namespace_deleted_in_the_middle_of_a_rollout_goes(lab, kube, operator
     lab.told("Ready")
 
 
-def test_an_object_edited_a_hundred_times_in_ten_seconds_ends_at_the_last_edit(lab):
-    lab.apply(replicas=1)
-    lab.told("Ready")
-    started = time.monotonic()
-    for number in range(100, 0, -1):
-        lab.patch({"engine": {"maxNumSeqs": number}})
-        if number == 50:
-            assert lab.object()["status"]["readyReplicas"] == 1
-    lab.told("Ready", timeout=240)
-    (pod,) = lab.pods()
-    arguments = pod["spec"]["containers"][0]["args"]
-    assert arguments[arguments.index("--max-num-seqs") + 1] == "1"
-    assert len(lab.ns("get", "controllerrevisions", json=True)["items"]) <= 5
-    print(f"{time.monotonic() - started:.0f} s")
-
-
 def test_a_spec_that_flips_back_in_the_middle_ends_where_it_was(lab):
     lab.apply(replicas=2)
     lab.told("Ready")
