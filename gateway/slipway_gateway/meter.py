@@ -105,9 +105,9 @@ class Meter:
             (word, bucket, most * share, n, most) for word, bucket, most, n in asked if most is not None
         ]
         for word, bucket, per_minute, amount, most in limited:
-            wait = bucket.wait(amount, per_minute, now)
+            wait = bucket.wait(amount, per_minute, now, most)
             if math.isinf(wait):
-                raise _too_much(word, amount, int(per_minute), most, model)
+                raise _too_much(word, amount, most, model)
             if wait > 0:
                 seconds = math.ceil(wait)
                 raise _refused(
@@ -153,11 +153,11 @@ def _refused(message: str, code: str, seconds: int, more: dict[str, str] | None 
     )
 
 
-def _too_much(word: str, amount: int, allowed: int, most: int, model: Key) -> GatewayError:
+def _too_much(word: str, amount: int, most: int, model: Key) -> GatewayError:
     what = "of tokens; lower max_tokens, or shorten the prompt" if word == "tokens" else "of requests"
     return GatewayError(
         400,
-        f"The request counts for {amount} {word}, and this gateway's share of the limit of {most} a minute "
-        f"for {model} is {allowed}: it would never be let in. Ask for less {what}, or for a higher limit.",
+        f"The request counts for {amount} {word}, and the limit for {model} is {most} a minute: it would "
+        f"never be let in. Ask for less {what}, or for a higher limit.",
         code="request_exceeds_limit",
     )

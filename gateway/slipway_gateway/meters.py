@@ -128,12 +128,16 @@ class Bucket:
         self._used = 0.0
         self._at = now
 
-    def wait(self, amount: float, per_minute: float, now: float) -> float:
-        """Return the seconds until `amount` can be taken: 0 now, infinity never."""
+    def wait(self, amount: float, per_minute: float, now: float, most: float | None = None) -> float:
+        """Return the seconds until `amount` can be taken: 0 now, infinity never.
+
+        `per_minute` is a share of the limit `most`: what is larger than the share, but not than the limit,
+        goes in once the bucket is full, and is paid off afterwards.
+        """
         self._drain(per_minute, now)
-        if amount > per_minute:
+        if amount > (per_minute if most is None else most):
             return math.inf
-        missing = self._used + amount - per_minute
+        missing = self._used + min(amount, per_minute) - per_minute
         return max(0.0, missing / per_minute * SECONDS) if per_minute else math.inf
 
     def take(self, amount: float) -> None:

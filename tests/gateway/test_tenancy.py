@@ -284,6 +284,21 @@ def test_several_gateways_together_stay_within_the_limit():
     assert alone == 10
 
 
+def test_a_request_larger_than_a_gateways_share_is_let_in_and_paid_off():
+    clock = [0.0]
+    meter = Meter(Ledger(), lambda: 4, clock=lambda: clock[0])
+    allowance = Allowance({"*": Rate(tokens=1000)})
+    meter.settle(meter.reserve("t", allowance, CHAT, 900), 900)
+    with pytest.raises(GatewayError) as refusal:
+        meter.reserve("t", allowance, CHAT, 10)
+    # 900 at the share of 250 a minute, down to the 240 that leave room for 10.
+    assert int(refusal.value.headers["Retry-After"]) == pytest.approx((900 - 240) / 250 * 60, abs=1)
+    clock[0] = 170.0
+    meter.reserve("t", allowance, CHAT, 10)
+    with pytest.raises(GatewayError, match="never be let in"):
+        meter.reserve("t", allowance, CHAT, 1001)
+
+
 def test_periods_end_where_the_calendar_says():
     assert Period.MONTH.name_at(NOON) == "month:2026-01"
     assert Period.DAY.name_at(NOON) == "day:2026-01-31"
