@@ -8,9 +8,12 @@ from typing import Any, Final, Protocol
 from slipway_api import names
 from slipway_api.conditions import Reason
 from slipway_operator.diff import differs
-from slipway_operator.errors import Denied, Invalid, Missing, NotPermitted, Terminal
+from slipway_operator.errors import Conflict, Denied, Invalid, Missing, NotPermitted, Terminal
 from slipway_operator.kinds import PARENT, Key, Kind, Object, controller_of, key_of, uid_of
 from slipway_operator.problems import ApplyProblem
+
+# No object has this version, so applying it creates, and conflicts with whatever has the name already.
+NO_VERSION: Final = "1"
 
 Remember = Callable[[Kind, Object], None]
 """Takes in an object as the API server answered it to a write."""
@@ -46,16 +49,15 @@ async def apply_child(
     key = key_of(rendered)
     try:
         # What the store does not know may still exist: without our labels we do not watch it.
-        live = live or await api.get(kind, key)
-        if live is not None:
-            foreign = _foreign(kind, parent, live)
-            if foreign is not None:
-                return foreign
-            if not differs(live, rendered):
-                remember(kind, live)
-                return None
-        # Creating, force stays off: whoever creates the name in this moment keeps it.
-        remember(kind, await api.apply(kind, key, rendered, force=live is not None))
+        if live is None and (live := await _create(api, kind, key, rendered, remember)) is None:
+            return None
+        foreign = _foreign(kind, parent, live)
+        if foreign is not None:
+            return foreign
+        if not differs(live, rendered):
+            remember(kind, live)
+            return None
+        remember(kind, await api.apply(kind, key, rendered))
     except Denied as error:
         return ApplyProblem(kind, Reason.ADMISSION_DENIED, str(error), key.name)
     except Invalid as error:
@@ -65,6 +67,19 @@ async def apply_child(
         return ApplyProblem(kind, Reason.INVALID_SPEC, str(error), key.name)
     except (Terminal, NotPermitted) as error:
         return ApplyProblem(kind, Reason.APPLY_FAILED, str(error), key.name)
+    return None
+
+
+async def _create(api: Writer, kind: Kind, key: Key, rendered: Object, remember: Remember) -> Object | None:
+    """Create a child in one request; return what has its name already, which is left as it is."""
+    body = {**rendered, "metadata": {**rendered["metadata"], "resourceVersion": NO_VERSION}}
+    try:
+        remember(kind, await api.apply(kind, key, body, force=False))
+    except Conflict:
+        found = await api.get(kind, key)
+        if found is None:
+            raise
+        return found
     return None
 
 

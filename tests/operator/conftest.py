@@ -240,6 +240,9 @@ class Server:
             raise Missing(f"{what} {key} not found")
         if kind is CONTROLLER_REVISION and live is not None and live["data"] != body["data"]:
             raise Invalid("data: field is immutable")
+        version = body["metadata"].get("resourceVersion")
+        if version is not None and live is not None and live["metadata"]["resourceVersion"] != version:
+            raise Conflict(f"{what} {key}: the object has been modified")
         self._disturb(before=True)
         self.writes.append(f"{what} {key}")
         applied = self.put(kind, _applied(live or {"metadata": {}}, body, subresource))
@@ -283,7 +286,7 @@ def _applied(live: Object, body: Object, subresource: str | None) -> Object:
         result |= copy.deepcopy({k: v for k, v in body.items() if k != "metadata"})
         result["metadata"] = {**live["metadata"], **copy.deepcopy(body["metadata"])}
         result["metadata"]["generation"] = generation + (live.get("spec") != body.get("spec"))
-        rest = ("name", "namespace", "uid")
+        rest = ("name", "namespace", "uid", "resourceVersion")
         fields = {"f:metadata": fields_of({k: v for k, v in body["metadata"].items() if k not in rest})}
         parts = [part for part in ("spec", "data", "revision") if part in body]
         fields |= {f"f:{part}": fields_of(body[part]) for part in parts}
