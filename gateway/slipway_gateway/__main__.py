@@ -14,9 +14,9 @@ from slipway_gateway import logs, tenants
 from slipway_gateway.gateway import Gateway
 from slipway_gateway.kube import AUTO, NoCluster, find
 from slipway_gateway.limits import Limits, Timeouts
+from slipway_gateway.line import HoldLimits
 from slipway_gateway.meters import ANY_MODEL, Period
 from slipway_gateway.record import NoLog
-from slipway_gateway.room import HoldLimits
 from slipway_gateway.settings import AuthMode, Settings
 from slipway_gateway.tls import Files, NoCertificate
 

@@ -9,9 +9,9 @@ from aiohttp import web
 
 from slipway_gateway import affinity, bodies, errors, estimate, fair, headers, usage
 from slipway_gateway.fleet import Fleet, Pods
+from slipway_gateway.line import Ask
 from slipway_gateway.objects import Deployment, Endpoint, Key
 from slipway_gateway.record import Record
-from slipway_gateway.room import Ask
 from slipway_gateway.routing import Routes, Sight, upstream_model
 from slipway_gateway.tenants import Caller
 from slipway_gateway.world import World

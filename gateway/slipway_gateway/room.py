@@ -12,13 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final
 
 from slipway_gateway import errors, refusals
-from slipway_gateway.fair import FairQueue
+from slipway_gateway.line import Ask, HoldLimits, Line, Waiter
 from slipway_gateway.objects import Deployment, Endpoint, Key
 from slipway_gateway.world import World
 
@@ -26,58 +24,7 @@ SEQUENCES: Final = 32
 """What a pod bears of the requests that waited for it, where nobody says."""
 
 LEFT_TO_OTHERS: Final = 8
-ABOUT_SECONDS: Final = 60.0
-STARTS_REMEMBERED: Final = 5
 LEAST_HOLD_SECONDS: Final = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class HoldLimits:
-    """Bounds on what waits."""
-
-    max_bytes: int = 64 * 1024 * 1024
-    seconds: float = 600.0
-    """The longest wait, where neither the object nor the client says less."""
-
-
-class Ask(NamedTuple):
-    """What wants to enter."""
-
-    key: Key
-    tenant: str
-    size: int
-    """Bytes of the body."""
-    work: float
-    """What it is expected to cost, in tokens of prompts."""
-    patience: float | None
-    """Seconds after which its client leaves, where it said so."""
-
-
-@dataclass(slots=True, eq=False)
-class Waiter:
-    """A request that waits."""
-
-    ask: Ask
-    since: float
-    verdict: asyncio.Future[errors.GatewayError | None]
-    """None: it has a place."""
-    here: bool = True
-    placed: bool = False
-
-
-@dataclass(slots=True)
-class Line:
-    """What waits for one deployment, and what its tenants have on its pods."""
-
-    queue: FairQueue[Waiter] = field(default_factory=FairQueue)
-    running: dict[str, int] = field(default_factory=dict)
-    seen: dict[str, float] = field(default_factory=dict)
-    on_the_way: int = 0
-    """Let go, but not yet counted by the balancer."""
-    asleep_since: float | None = None
-    """When the first of those that wait for a first pod came."""
-    starts: deque[float] = field(default_factory=lambda: deque(maxlen=STARTS_REMEMBERED))
-    """Seconds that the last starts from zero took."""
 
 
 class Place:
@@ -178,7 +125,7 @@ class Room:
             if deployment is None and not line.running:
                 del self._lines[key]
         elif endpoints:
-            self._awake(line)
+            line.awake(self._clock())
             self._let_go(line, deployment, endpoints)
 
     def dismiss_all(self) -> None:
@@ -210,7 +157,7 @@ class Room:
                 refusal = await waiter.verdict
         except TimeoutError:
             self._give_up(line, waiter)
-            raise refusals.waited(deployment, seconds, self._retry_after(line)) from None
+            raise refusals.waited(deployment, seconds, line.retry_after(self._clock())) from None
         except asyncio.CancelledError:
             self._give_up(line, waiter)
             raise
@@ -228,7 +175,7 @@ class Room:
         if not full and self.bytes + waiter.ask.size <= self._limits.max_bytes:
             return
         # Whoever waits with most makes room for one who waits with less: a flood keeps nobody out.
-        refusal = refusals.full(deployment, asleep, self._retry_after(line) if asleep else 1)
+        refusal = refusals.full(deployment, asleep, line.retry_after(self._clock()) if asleep else 1)
         tenant, count = line.queue.longest() if line.queue else ("", 0)
         if count <= line.queue.waiting(waiter.ask.tenant) + 1:
             raise refusal
@@ -245,16 +192,6 @@ class Room:
         elif asleep and line.starts:
             most = min(most, max(LEAST_HOLD_SECONDS, 1.5 * max(line.starts)))
         return most if ask.patience is None else min(most, ask.patience)
-
-    def _retry_after(self, line: Line) -> int:
-        usual = max(line.starts, default=30.0)
-        waited = 0.0 if line.asleep_since is None else self._clock() - line.asleep_since
-        return max(errors.RETRY_AFTER_UNAVAILABLE, round(usual - waited))
-
-    def _awake(self, line: Line) -> None:
-        if line.asleep_since is not None:
-            line.starts.append(self._clock() - line.asleep_since)
-            line.asleep_since = None
 
     def _let_go(self, line: Line, deployment: Deployment, endpoints: Sequence[Endpoint]) -> None:
         while line.queue:
@@ -281,18 +218,7 @@ class Room:
         if free <= 0 or deployment.sequences is None:
             return free > 0
         left = deployment.sequences * len(endpoints) // LEFT_TO_OTHERS
-        return free > left or not self._others_about(line, tenant) or self._has_least(line, tenant)
-
-    def _others_about(self, line: Line, tenant: str) -> bool:
-        since = self._clock() - ABOUT_SECONDS
-        if len(line.seen) > 1:
-            line.seen = {t: at for t, at in line.seen.items() if at >= since or t in line.running}
-        return any(other != tenant for other in line.seen)
-
-    def _has_least(self, line: Line, tenant: str) -> bool:
-        """Return whether a tenant has no more on the pods than the one with most has, by far."""
-        most = max(line.running.values(), default=0)
-        return 2 * line.running.get(tenant, 0) < most
+        return free > left or not line.others_about(tenant, self._clock()) or line.has_least(tenant)
 
     def _place(self, line: Line, ask: Ask) -> Place:
         line.on_the_way += 1

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from slipway_gateway.kube import AUTO
 from slipway_gateway.limits import Limits, Timeouts
-from slipway_gateway.room import HoldLimits
+from slipway_gateway.line import HoldLimits
 from slipway_gateway.tls import Files
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slipway_gateway.limits import Limits, Timeouts
-from slipway_gateway.room import HoldLimits
+from slipway_gateway.line import HoldLimits
 
 from .conftest import (
     DEPLOYMENTS,
