@@ -57,6 +57,7 @@ class Reviews:
         self._access = access
         self._clock = clock
         self._words: OrderedDict[bytes, Word] = OrderedDict()
+        self._trouble = ""
         # Whoever reaches the port can send tokens; the API server does not pay for it.
         self._at_once = asyncio.Semaphore(MAX_AT_ONCE)
 
@@ -71,12 +72,19 @@ class Reviews:
             try:
                 user = await self._ask(token)
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-                log.warning("tokenreviews: %s: %s", type(error).__name__, error)
+                self._complain(f"{type(error).__name__}: {error}")
                 if word is None or self._clock() - word.at >= STALE_SECONDS:
                     raise NoAnswer from None
                 return word.user
+        self._trouble = ""
         self._remember(digest, Word(user, self._clock()))
         return user
+
+    def _complain(self, trouble: str) -> None:
+        # Once: an API server that is away is asked again with every poll.
+        if trouble != self._trouble:
+            log.warning("tokenreviews: %s; what was said before counts for ten minutes", trouble)
+        self._trouble = trouble
 
     async def _ask(self, token: str) -> str | None:
         body = {

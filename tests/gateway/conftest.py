@@ -8,7 +8,6 @@ import contextlib
 import io
 import json
 import re
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -547,25 +546,23 @@ async def running(kube: KubeServer, tmp_path: Path) -> AsyncIterator[Process]:
     }
     file = tmp_path / "kubeconfig"
     file.write_text(yaml.safe_dump(kubeconfig))
-    written = tmp_path / "requests"
-    log = written.open("wb")
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "slipway_gateway", "run", "--host", "127.0.0.1", "--port", "0"),
-        *("--admin-port", "0", "--auth-mode", "none", "--kubeconfig", str(file), "--drain-seconds", "10"),
-        *("--header-timeout", "3", "--holds-reader", OPERATOR),
-        stdout=log,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr is not None
+    # Files, not pipes: a pipe that nobody reads would stop the process sooner or later.
+    written, errors = tmp_path / "requests", tmp_path / "errors"
+    with written.open("wb") as out, errors.open("wb") as err:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "slipway_gateway", "run", "--host", "127.0.0.1", "--port", "0"),
+            *("--admin-port", "0", "--auth-mode", "none", "--kubeconfig", str(file), "--drain-seconds", "10"),
+            *("--header-timeout", "3", "--holds-reader", OPERATOR),
+            stdout=out,
+            stderr=err,
+        )
     try:
-        async with asyncio.timeout(60):
-            while not (
-                found := re.search(rb"listening on (\d+), admin on (\d+)", await process.stderr.readline())
-            ):
-                pass
+        ports = re.compile(r"listening on (\d+), admin on (\d+)")
+        await until(lambda: ports.search(errors.read_text()), 60)
+        found = ports.search(errors.read_text())
+        assert found is not None
         yield Process(process, int(found[1]), int(found[2]), written)
     finally:
-        log.close()
         if process.returncode is None:
             process.kill()
             await process.wait()
