@@ -30,7 +30,8 @@ class Speed:
     """How fast one direction goes.
 
     `select` says which rate wins; `Disabled` never goes this way. `window` is how far back, in seconds, the
-    more careful recommendation counts. `pause` is the least time between two steps.
+    more careful recommendation counts. `pause` is the least time between two steps; with one (the built-in
+    speeds) a percentage is rounded so that more stays, without as Kubernetes rounds it.
     """
 
     rates: tuple[Rate, ...]
@@ -67,8 +68,9 @@ def least(speed: Speed, steps: Steps, current: int, now: float) -> int:
     limits = []
     for rate in speed.rates:
         start = current - sum(change for change in _within(steps, rate.period, now) if change < 0)
-        shrunk = start - rate.value if rate.kind == "Pods" else int(start * (1 - rate.value / 100))
-        limits.append(shrunk)
+        left = start * (100 - rate.value) / 100
+        share = math.ceil(left) if speed.pause else int(left)
+        limits.append(start - rate.value if rate.kind == "Pods" else share)
     return min(current, max(0, min(limits) if speed.select == "Max" else max(limits)))
 
 

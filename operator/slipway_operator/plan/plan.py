@@ -108,7 +108,7 @@ def make_plan(world: World, installation: Installation, now: float) -> Plan | Re
         if missing is not None:
             return Refusal(Reason.UNSUPPORTED_FIELD, missing)
         values = resolve(key_of(parent).name, found, installation)
-        prepared = prepare(world, found, replace(values, replicas=replicas_of(spec, world.scaled)))
+        prepared = prepare(world, found, replace(values, replicas=replicas_of(found, world.scaled)))
     except ValidationError as error:
         return Refusal(Reason.INVALID_SPEC, explain(error))
     except Refused as error:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from slipway_api.conditions import Reason
 from slipway_api.quantity import parse_quantity
-from slipway_api.v1alpha1 import AutoscalingSpec, LLMDeploymentSpec
+from slipway_api.v1alpha1 import AutoscalingSpec, LLMClassSpec
 from slipway_operator import cron
-from slipway_operator.plan.classes import Refused
+from slipway_operator.plan.classes import Classed, Refused
 from slipway_operator.plan.world import Scaled
 
 
-def replicas_of(spec: LLMDeploymentSpec, scaled: Scaled | None) -> int:
+def replicas_of(found: Classed, scaled: Scaled | None) -> int:
     """Return the replicas wanted. Without a decision as many as an object begins with. Raises Refused."""
+    spec = found.spec
     if spec.autoscaling is not None:
-        check(spec.autoscaling)
+        check(spec.autoscaling, found.offer)
     if spec.suspend:
         return 0
     if spec.autoscaling is None:
@@ -32,8 +33,19 @@ def spec_bounded(spec: AutoscalingSpec, replicas: int) -> int:
     return min(max(replicas, low), spec.max_replicas)
 
 
-def check(spec: AutoscalingSpec) -> None:
-    """Raise Refused where a schedule or a target could be written, and means nothing."""
+def check(spec: AutoscalingSpec, offer: LLMClassSpec | None) -> None:
+    """Raise Refused where a schedule or a target could be written and means nothing, or a query is not open.
+
+    A query reads whatever the operator's Prometheus holds, other tenants' numbers too, and the status shows
+    its result: so it has to be opened by a class, and none in force opens nothing.
+    """
+    queries = any(metric.query is not None for metric in spec.metrics or ())
+    if queries and not (offer and offer.allow and offer.allow.prometheus_queries):
+        raise Refused(
+            Reason.CLASS_DENIED,
+            "spec.autoscaling.metrics of type Prometheus need a class that opens them "
+            "(allow.prometheusQueries); name one in spec.className, or take another type",
+        )
     for schedule in spec.schedules or ():
         try:
             cron.parse(schedule.start)

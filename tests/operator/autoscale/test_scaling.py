@@ -16,7 +16,7 @@ from slipway_operator.caches import Caches
 from slipway_operator.errors import Retryable
 from slipway_operator.freshness import Freshness
 from slipway_operator.intake import Intake
-from slipway_operator.kinds import DEPLOYMENT, PARENT, POD, Key, key_of
+from slipway_operator.kinds import DEPLOYMENT, LLM_CLASS, PARENT, POD, Key, key_of
 from slipway_operator.metrics import Metrics
 from slipway_operator.moments import seconds_of, text_of
 from slipway_operator.reconcile import Reconciler
@@ -441,6 +441,39 @@ async def test_it_counts_itself_and_forgets_what_is_gone(cluster):
 def test_its_counters_fit_beside_others():
     registry = CollectorRegistry()
     Counters(registry).forget(KEY)
+
+
+QUERY = {"maxReplicas": 4, "metrics": [{"type": "Prometheus", "target": 5, "query": "sum(x)"}]}
+
+
+async def test_a_query_needs_a_class_that_opens_it(cluster):
+    cluster.create(autoscaling=QUERY)
+    await cluster.reconcile()
+    ready = next(c for c in cluster.status["conditions"] if c["type"] == "Ready")
+    assert ready["reason"] == "ClassDenied"
+    assert "allow.prometheusQueries" in ready["message"]
+    meta = {"name": "open", "uid": "uid-of-open"}
+    cluster.server.put(LLM_CLASS, {"metadata": meta, "spec": {"allow": {"prometheusQueries": True}}})
+    cluster.create(generation=2, className="open", autoscaling=QUERY)
+    cluster.engines.values = {"metrics[0]": 11.0}
+    await cluster.settle()
+    await cluster.look()
+    assert cluster.engines.asked[-1].queries == {"metrics[0]": "sum(x)"}
+    assert cluster.replicas == 3
+    assert "11.0 by query metrics[0] / 5" in cluster.status["autoscaling"]["lastDecisions"][0]["reason"]
+
+
+async def test_a_query_without_a_result_is_told(cluster):
+    meta = {"name": "open", "uid": "uid-of-open"}
+    cluster.server.put(LLM_CLASS, {"metadata": meta, "spec": {"allow": {"prometheusQueries": True}}})
+    cluster.create(className="open", autoscaling=QUERY)
+    await cluster.settle()
+    cluster.engines.values = {"metrics[0]": None}
+    cluster.engines.problems = ("Prometheus: metrics[0]: 0 results; write a query with one",)
+    await cluster.look(60)
+    condition = cluster.active()
+    assert (condition["status"], condition["reason"]) == ("False", "FailedGetExternalMetric")
+    assert "0 results" in condition["message"]
 
 
 @pytest.mark.parametrize(
