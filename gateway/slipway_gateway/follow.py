@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from typing import Final
 
 import aiohttp
 
@@ -14,6 +15,8 @@ from slipway_gateway.peers import Peers
 from slipway_gateway.settings import AuthMode, Settings
 from slipway_gateway.watch import Follower, Resource, Sink
 from slipway_gateway.world import World
+
+GATEWAYS: Final = "gateways"
 
 
 def path_of(api: str, plural: str, namespace: str | None) -> str:
@@ -71,8 +74,11 @@ class Watches:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def synced(self) -> bool:
-        """Return whether the picture was ever complete."""
-        return all(follower.synced for follower in self._followers)
+        """Return whether the picture was ever complete; who else serves it is no part of it.
+
+        While the other gateways are unknown this one allows whole limits, which is better than no answer.
+        """
+        return all(follower.synced for follower in self._followers if follower.resource.name != GATEWAYS)
 
     def dead(self) -> list[str]:
         """Return the resources whose follower ended through a defect."""

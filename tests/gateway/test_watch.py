@@ -229,3 +229,18 @@ async def test_named_namespaces_are_watched_one_by_one(kube: KubeServer, start: 
     assert "/apis/slipway.dev/v1alpha1/namespaces/a/llmdeployments" in paths
     assert "/apis/discovery.k8s.io/v1/namespaces/b/endpointslices" in paths
     assert not {DEPLOYMENTS} & paths
+
+
+async def test_the_ready_pods_of_its_service_are_its_peers(kube: KubeServer, start: Any):
+    cluster = await start(service="front")
+    peers = cluster.gateway.peers
+    assert peers.count() == 1
+    path = "/apis/discovery.k8s.io/v1/namespaces/slipway-system/endpointslices"
+    for number, ready in enumerate((True, True, False)):
+        piece = endpoint_slice("slipway-system", "front", 8080, pod=f"front-{number}", ready=ready)
+        piece["metadata"]["name"] = f"front-{number}"
+        await kube.put(path, piece)
+    await until(lambda: peers.count() == 2)
+    await kube.delete(path, "slipway-system", "front-0")
+    await kube.delete(path, "slipway-system", "front-1")
+    await until(lambda: peers.count() == 1)
