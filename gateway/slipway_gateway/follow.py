@@ -59,7 +59,7 @@ class Watches:
         if settings.service:
             selector = f"{LABEL_SERVICE}={settings.service}"
             own = Resource(
-                "gateways", path_of("discovery.k8s.io/v1", "endpointslices", access.namespace), selector
+                GATEWAYS, path_of("discovery.k8s.io/v1", "endpointslices", access.namespace), selector
             )
             self._followers.append(follower(own, peers))
 
