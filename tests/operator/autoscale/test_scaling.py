@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from prometheus_client import CollectorRegistry, generate_latest
 
 from slipway_operator.autoscale.capacity import learn
@@ -23,8 +27,10 @@ from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
 from slipway_operator.scaling.counters import Counters
 from slipway_operator.scaling.loop import NO_GATEWAY, Autoscaler
+from slipway_operator.signals.holds import GatewayHolds
 from slipway_operator.signals.source import Asked, Seen
 from slipway_operator.store import Store
+from slipway_operator.worker import work
 from slipway_operator.workqueue import WorkQueue
 
 KEY = Key("team", "chat")
@@ -330,6 +336,63 @@ async def test_to_zero_and_back_by_a_held_request(server, recorded):
     await cluster.reconcile()
     assert cluster.replicas == 1
     assert "3 requests are held" in cluster.status["autoscaling"]["lastDecisions"][0]["reason"]
+
+
+async def until(condition):
+    for _ in range(4000):
+        if condition():
+            return
+        await asyncio.sleep(0.005)
+    raise AssertionError("it did not come to pass")
+
+
+class Slices:
+    """The EndpointSlices of one gateway on this machine."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    async def list(self, kind, namespace, *, labels=None):
+        ports, endpoints = [{"name": "admin", "port": self.port}], [{"addresses": ["127.0.0.1"]}]
+        return [{"ports": ports, "endpoints": endpoints}], 1
+
+
+async def test_a_first_held_request_is_written_within_two_seconds(server, recorded, tmp_path):
+    held, polls = asyncio.Event(), []
+
+    async def poll(request):
+        polls.append(request)
+        if len(polls) > 1:
+            await held.wait()
+        entries = [{"namespace": "team", "name": "chat", "requests": 1}] if held.is_set() else []
+        return web.json_response({"sequence": len(polls), "held": entries})
+
+    application = web.Application()
+    application.router.add_get("/internal/v1/holds", poll)
+    token = tmp_path / "token"
+    token.write_text("token")
+    async with TestServer(application) as gateway:
+        woken: list[Any] = []
+        holds = GatewayHolds(Slices(gateway.port), Key("system", "gateway"), token, lambda k: woken[0](k))
+        cluster = Cluster(server, recorded, holds)
+        woken.append(cluster.autoscaler.wake)
+        cluster.create(autoscaling={"minReplicas": 0, "maxReplicas": 2})
+        await cluster.settle()
+        cluster.autoscaler._states[KEY].desired = 0
+        await cluster.settle()
+        assert cluster.replicas == 0
+        worker = asyncio.create_task(work(cluster.queue, cluster.reconciler.reconcile, cluster.metrics))
+        asking = asyncio.create_task(holds.run())
+        try:
+            await until(lambda: len(polls) > 1)
+            began = time.monotonic()
+            held.set()
+            await until(lambda: cluster.replicas == 1)
+            assert time.monotonic() - began < 2
+        finally:
+            cluster.queue.close()
+            asking.cancel()
+            await asyncio.gather(worker, asking, return_exceptions=True)
 
 
 async def test_a_parked_object_decides_nothing_and_comes_back(cluster):
