@@ -98,20 +98,28 @@ class Seen:
         return max(which.values())
 
     async def _follow(self, path: str, accept: str = "application/json") -> AsyncIterator[Any]:
-        async with self._session.get(path, headers={"Accept": accept.format("List")}) as answer:
-            version = (await answer.json())["metadata"]["resourceVersion"]
+        """Yield every object and each of its changes; a watch that ends begins anew with a list."""
         while True:
+            async with self._session.get(path, headers={"Accept": accept.format("List")}) as answer:
+                listed = await answer.json()
+            for obj in listed["items"]:
+                yield obj
+            version = listed["metadata"]["resourceVersion"]
             watch = f"{path}?watch=1&resourceVersion={version}&timeoutSeconds=3600"
-            timeout = aiohttp.ClientTimeout(total=None)
-            headers = {"Accept": accept.format("")}
-            async with self._session.get(watch, timeout=timeout, headers=headers) as stream:
-                pending = b""
-                async for chunk in stream.content.iter_any():
-                    *lines, pending = (pending + chunk).split(b"\n")
-                    for line in lines:
-                        event = json.loads(line)
-                        if event["type"] == "ERROR":
-                            raise RuntimeError(f"the watch of {path} ended: {event['object']}")
-                        version = event["object"]["metadata"]["resourceVersion"]
-                        if event["type"] != "DELETED":
-                            yield event["object"]
+            try:
+                async for event in self._stream(watch, accept.format("")):
+                    if event["type"] == "ERROR":
+                        break
+                    if event["type"] != "DELETED":
+                        yield event["object"]
+            except aiohttp.ClientError:
+                continue
+
+    async def _stream(self, path: str, accept: str) -> AsyncIterator[Any]:
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with self._session.get(path, timeout=timeout, headers={"Accept": accept}) as stream:
+            pending = b""
+            async for chunk in stream.content.iter_any():
+                *lines, pending = (pending + chunk).split(b"\n")
+                for line in lines:
+                    yield json.loads(line)
