@@ -44,7 +44,8 @@ CHUNKED += chunk(b'{"data": [1, 2, 3],') + chunk(b'"usage": {"prompt_tokens": 1}
 
 @pytest.fixture
 async def client(running: Process) -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+    patient = aiohttp.ClientTimeout(total=None)
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=patient) as session:
         await until_ready(session, running)
         yield session
 
