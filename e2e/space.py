@@ -48,7 +48,7 @@ class Space:
         """Return an object's status; empty where it has none."""
         return self.kube.get("llmdep", name, self.name).get("status") or {}
 
-    def told(self, reason: str, name: str = "chat", timeout: float = 60) -> str:
+    def told(self, reason: str, name: str = "chat", timeout: float = 150) -> str:
         """Wait for the reason of Ready; return its sentence. An operator that has ended is started again."""
 
         def probe() -> Any:

@@ -115,7 +115,7 @@ def ends_as(space, expected, name="chat"):
 
     seen = []
     try:
-        wait_until("the same state", probe, 45, every=0.5)
+        wait_until("the same state", probe, 120, every=0.5)
     except AssertionError:
         lines = [json.dumps(json.loads(each), indent=1).splitlines() for each in (*expected, "0", *seen)]
         middle = len(expected)
@@ -166,7 +166,7 @@ def undisturbed(kube, cluster, spaces, nodes, tmp_path_factory):
             print(operator.log[-4000:])
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)  # a dozen starts of the operator, each slow on a busy machine
 def test_a_kill_after_any_write_ends_in_the_same_state(kube, spaces, nodes, proxy, local, undisturbed):
     """The write takes effect, nobody hears of it, and the operator starts again from nothing."""
     killed_at = []
@@ -203,6 +203,7 @@ def storm(seed):
     return rule
 
 
+@pytest.mark.timeout(900)
 def test_through_a_storm_of_faults_every_object_gets_where_it_would_have(
     kube, spaces, nodes, proxy, undisturbed, tmp_path
 ):
@@ -215,12 +216,12 @@ def test_through_a_storm_of_faults_every_object_gets_where_it_would_have(
         for name in names:
             space.apply(name)
         for name in names:
-            space.told("Ready", name, timeout=150)
+            space.told("Ready", name, timeout=250)
         for name in names:
             space.patch(name, engine={"maxNumSeqs": 9})
         space("delete", "llmdep", names[0], "--wait=false")  # in the middle of its rollout
         for name in names[1:]:
-            space.told("Ready", name, timeout=150)
+            space.told("Ready", name, timeout=250)
         print(f"{proxy.faults} faults, {stormy.starts} starts")
         assert proxy.faults > 50
         proxy.rule = lambda request: None
@@ -255,12 +256,12 @@ def test_two_operators_started_at_once_and_one_that_oversleeps(kube, spaces, nod
             before = len(its.writes)
             for number in range(5):
                 space.apply(f"later{number}")
-            wait_until("the other to lead", lambda: holder(kube) not in ("", held), 20, every=0.2)
+            wait_until("the other to lead", lambda: holder(kube) not in ("", held), 60, every=0.2)
             for number in range(5):
                 space.told("Ready", f"later{number}")
             space.patch("first", engine={"maxNumSeqs": 9})
             leader.signal(signal.SIGCONT)
-            wait_until("the one that overslept to leave", lambda: not leader.alive, 20, every=0.2)
+            wait_until("the one that overslept to leave", lambda: not leader.alive, 60, every=0.2)
             space.told("Ready", "first")
             assert its.writes[before:] == []
             assert follower.alive
@@ -334,18 +335,18 @@ def test_a_clock_that_jumps_passes_no_deadline_and_loses_no_lease(
         space.apply(rollout={"progressDeadlineSeconds": 60})
         space.told("Ready")
         space.patch(model={"servedNames": ["never-ready"]})
-        wait_until("two revisions", lambda: len(space.status().get("revisions", ())) == 2, 30)
+        wait_until("two revisions", lambda: len(space.status().get("revisions", ())) == 2, 90)
         shift.write_text(str(3600 * hours))
         time.sleep(3)
         space.patch(replicas=3)
-        wait_until("the new number", lambda: space.status().get("ready") == "2/3", 30)
+        wait_until("the new number", lambda: space.status().get("ready") == "2/3", 90)
         assert jumping.alive
         jumping.kill()
-        wait_until("its end", lambda: not jumping.alive, 5)
+        wait_until("its end", lambda: not jumping.alive, 30)
         jumping.start()
-        wait_until("its return", lambda: jumping.log.count('"leading"') == 2, 20)
+        wait_until("its return", lambda: jumping.log.count('"leading"') == 2, 90)
         space.patch(replicas=2)
-        wait_until("the old number", lambda: space.status().get("ready") == "2/2", 30)
+        wait_until("the old number", lambda: space.status().get("ready") == "2/2", 90)
         logged = [json.loads(line)["time"] for line in jumping.log.splitlines() if '"leading"' in line]
         assert abs(_seconds(logged[-1]) - time.time() - 3600 * hours) < 60, "it did see another time"
         conditions = space.status()["conditions"]
@@ -393,7 +394,7 @@ def test_an_operator_of_one_namespace_sees_classes_and_nothing_else_beyond_it(
                 kube.apply({**llm_class, "spec": {"allow": {"podTemplate": ["nodeSelector", "tolerations"]}}})
                 here.told("Suspended")
                 scoped.signal(signal.SIGTERM)
-                wait_until("it to leave in order", lambda: not scoped.alive, 30)
+                wait_until("it to leave in order", lambda: not scoped.alive, 60)
                 blind.start()
                 here.patch(replicas=1)
                 assert "without the right to read classes" in here.told("ClassNotFound")
