@@ -102,7 +102,7 @@ class Seen:
         while True:
             async with self._session.get(path, headers={"Accept": accept.format("List")}) as answer:
                 listed = await answer.json()
-            for obj in listed["items"]:
+            for obj in listed["items"] or ():
                 yield obj
             version = listed["metadata"]["resourceVersion"]
             watch = f"{path}?watch=1&resourceVersion={version}&timeoutSeconds=3600"
