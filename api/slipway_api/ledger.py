@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from slipway_api.kv_groups import Windows, blocks_of
+
 MIB: Final = 1 << 20
 OTHER_PROCESS: Final = 256 * MIB
 """What the HTTP process beside the core may take of the same limit, where it shares one (a CPU's)."""
@@ -32,7 +34,8 @@ class Needs:
 
     `weights` counts packed copies, `load_peak` what loading adds. Where attention makes its scores explicit,
     it holds `score_pairs` of them at once (or one query's, where those are more) and `score_bytes_per_pair`
-    for each. `other_process` is what a second process of the same limit takes.
+    for each. `other_process` is what a second process of the same limit takes. `kv_bytes_per_token` counts
+    all groups of layers, one for each of `kv_windows`; a block holds one group's.
     """
 
     weights: int
@@ -49,6 +52,7 @@ class Needs:
     score_pairs: int = 0
     score_bytes_per_pair: int = 0
     other_process: int = OTHER_PROCESS
+    kv_windows: Windows = (None,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +80,23 @@ class Ledger:
     weights: int
     workspace: int
     kv_cache: int
+    kv_windows: Windows = (None,)
+    max_batch_tokens: int = 1
 
     @property
     def max_tokens(self) -> int:
-        """Return how many tokens of all requests together the cache holds."""
-        return self.num_blocks * self.block_size
+        """Return how many tokens the cache holds of requests that are as long as one may be."""
+        whole = -(-self.max_model_len // self.block_size)
+        return self.num_blocks * self.block_size * whole // self._full_length
 
     def max_sequences(self, limit: int) -> int:
         """Return how many requests of the full length run at once, at most `limit`."""
-        blocks = -(-self.max_model_len // self.block_size)
-        return min(limit, self.num_blocks // max(1, blocks))
+        return min(limit, self.num_blocks // self._full_length)
+
+    @property
+    def _full_length(self) -> int:
+        """The blocks of a request of the full length."""
+        return blocks_of(self.kv_windows, self.max_model_len, self.max_batch_tokens, self.block_size)
 
     def parts(self) -> dict[str, int]:
         """Return the bytes by the names that `status.plan` and the engine's metrics use."""
@@ -134,7 +145,7 @@ def divide(needs: Needs, asked: Asked, limit: int, available: int) -> Ledger:
     usable = min(limit * asked.memory_percent // 100, needs.baseline + available)
     length = asked.max_model_len or _longest(needs, asked, usable)
     blocks = _blocks(needs, asked, usable, length)
-    if not _enough(asked, blocks, length):
+    if not _enough(needs, asked, blocks, length):
         raise _not_enough(needs, asked, limit, usable, length)
     return Ledger(
         max_model_len=length,
@@ -146,6 +157,8 @@ def divide(needs: Needs, asked: Asked, limit: int, available: int) -> Ledger:
         weights=needs.weights,
         workspace=workspace(needs, asked, length),
         kv_cache=(blocks + 1) * _block_bytes(needs, asked),
+        kv_windows=needs.kv_windows,
+        max_batch_tokens=asked.max_batch_tokens,
     )
 
 
@@ -170,20 +183,24 @@ def _longest(needs: Needs, asked: Asked, usable: int) -> int:
     low, high = min(asked.block_size, needs.max_position), needs.max_position
     while low < high:
         middle = (low + high + 1) // 2
-        if _enough(asked, _blocks(needs, asked, usable, middle), middle):
+        if _enough(needs, asked, _blocks(needs, asked, usable, middle), middle):
             low = middle
         else:
             high = middle - 1
     return low
 
 
-def _enough(asked: Asked, blocks: int, length: int) -> bool:
+def _enough(needs: Needs, asked: Asked, blocks: int, length: int) -> bool:
     """One request of full length must fit, unless the cache's size was asked for."""
-    return blocks > 0 and (asked.kv_cache_bytes is not None or blocks * asked.block_size >= length)
+    return blocks > 0 and (asked.kv_cache_bytes is not None or blocks >= _most(needs, asked, length))
+
+
+def _most(needs: Needs, asked: Asked, length: int) -> int:
+    return blocks_of(needs.kv_windows, length, asked.max_batch_tokens, asked.block_size)
 
 
 def _block_bytes(needs: Needs, asked: Asked) -> int:
-    return needs.kv_bytes_per_token * asked.block_size
+    return needs.kv_bytes_per_token // len(needs.kv_windows) * asked.block_size
 
 
 def _blocks(needs: Needs, asked: Asked, usable: int, length: int) -> int:
@@ -199,7 +216,7 @@ def _not_enough(needs: Needs, asked: Asked, limit: int, usable: int, length: int
         "process": process,
         "weights": needs.weights,
         "workspace": workspace(needs, asked, length),
-        f"KV cache for one request of {length} tokens": (-(-length // asked.block_size) + 1)
+        f"KV cache for one request of {length} tokens": (_most(needs, asked, length) + 1)
         * _block_bytes(needs, asked),
     }
     return NotEnough(parts, usable, limit, asked.memory_percent, process + needs.weights)

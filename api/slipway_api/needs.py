@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from slipway_api.facts import ModelFacts
+from slipway_api.kv_groups import KvGroups, group_layers
 from slipway_api.ledger import MIB, OTHER_PROCESS, Needs
 
 Packing: TypeAlias = Literal["auto", "none", "fp8", "int8", "int4"]
@@ -53,7 +54,7 @@ def needs_of(facts: ModelFacts, shape: Shape) -> Needs:
     """Return what the busiest device of a replica is expected to need."""
     itemsize = float_bytes(facts, shape)
     kv_width = _kv_width(facts, shape)
-    layers = -(-facts.kv_layers // shape.pipeline)
+    groups = _kv_groups(facts, shape)
     per_layer = kv_bytes(kv_width, itemsize, shape)
     together = shape.tensor * shape.pipeline > 1
     baseline = CPU_BASELINE if shape.cpu else GPU_BASELINE + (COLLECTIVE_BUFFERS if together else 0)
@@ -62,7 +63,7 @@ def needs_of(facts: ModelFacts, shape: Shape) -> Needs:
         weights=device_weights(facts, shape),
         load_peak=2 * widest * itemsize if shape.cpu else -(-widest // shape.tensor) * itemsize + LOAD_CHUNK,
         baseline=baseline,
-        kv_bytes_per_token=per_layer * layers,
+        kv_bytes_per_token=per_layer * groups.places,
         kv_bytes_per_token_layer=0 if shape.cpu else per_layer,
         activation_bytes_per_token=_activations(facts, shape.tensor) * max(itemsize, 4),
         vocab_size=facts.vocab,
@@ -71,6 +72,7 @@ def needs_of(facts: ModelFacts, shape: Shape) -> Needs:
         max_position=facts.max_position,
         mask_itemsize=0,
         other_process=OTHER_PROCESS if shape.cpu else 0,
+        kv_windows=groups.windows,
     )
 
 
@@ -108,6 +110,17 @@ def kv_bytes(width: int, itemsize: int, shape: Shape) -> int:
     if shape.cpu and shape.kv_cache == "auto":
         return 2 * width  # half floats, unless asked otherwise
     return width * itemsize
+
+
+def _kv_groups(facts: ModelFacts, shape: Shape) -> KvGroups:
+    """Return the groups of a stage's layers: one where it is not known which of them slide."""
+    if shape.pipeline > 1 or facts.kv_layers < facts.layers or facts.latent:
+        return KvGroups(-(-facts.kv_layers // shape.pipeline), (None,))
+    counts: dict[int | None, int] = {None: facts.layers}
+    for window, layers in facts.windows:
+        counts[None] -= layers
+        counts[window] = counts.get(window, 0) + layers
+    return group_layers(counts, facts.max_position)
 
 
 def _kv_width(facts: ModelFacts, shape: Shape) -> int:

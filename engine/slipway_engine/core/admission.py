@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+from bisect import bisect_right
+from collections.abc import Callable, Container
 
 from slipway_engine.config import EngineConfig
 from slipway_engine.core.messages import NewRequest, Ready
@@ -77,13 +78,13 @@ def _check_ids(param: str, ids: tuple[int, ...], vocab_size: int) -> None:
         )
 
 
-def check_cache(limit: int, needed: int, ready: Ready) -> None:
-    """Refuse a sequence of `limit` tokens that holds `needed` blocks, where the cache has fewer.
+def check_cache(limit: int, blocks_for: Callable[[int], int], ready: Ready) -> None:
+    """Refuse a sequence of `limit` tokens where its length has more blocks than there are in the cache.
 
     A sequence's last token is never computed, so it needs no place in the cache.
     """
-    if needed > ready.num_kv_blocks:
-        capacity = ready.num_kv_blocks * ready.block_size
+    if blocks_for(limit - 1) > ready.num_kv_blocks:
+        capacity = bisect_right(range(limit), ready.num_kv_blocks, key=blocks_for) - 1
         raise RequestError(
             f"prompt and max_tokens need {limit - 1} tokens of KV cache, which holds {capacity}; "
             "send a shorter prompt or lower max_tokens.",

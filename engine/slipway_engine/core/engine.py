@@ -25,7 +25,6 @@ from slipway_engine.core.pace import Pace
 from slipway_engine.core.randomness import stream_of
 from slipway_engine.core.request import Request
 from slipway_engine.core.scheduler import Scheduled, Scheduler
-from slipway_engine.core.tables import widest_window
 from slipway_engine.errors import RequestError
 from slipway_engine.kv.blocks import BlockPool
 from slipway_engine.kv.hashing import root
@@ -69,7 +68,7 @@ class EngineCore:
             max_batch_tokens=config.max_batch_tokens,
             max_waiting=config.max_waiting,
             prefix_caching=config.prefix_caching,
-            window=widest_window(model.layer_windows),
+            windows=self.memory.kv_windows,
         )
         self._groups: dict[str, Group] = {}
         self._ended: list[RequestOutput] = []
@@ -97,7 +96,7 @@ class EngineCore:
         """Queue a request, or refuse it with `RequestError`."""
         admission.check_request(request, self._groups, self.ready)
         limit = admission.length_limit(request, self.ready)
-        admission.check_cache(limit, self._scheduler.blocks_for(limit - 1), self.ready)
+        admission.check_cache(limit, self._scheduler.blocks_for, self.ready)
         births = Births(self._streams(request), self._order)
         leader = Request(
             id=request.request_id,

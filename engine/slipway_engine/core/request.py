@@ -16,13 +16,13 @@ QueueKey: TypeAlias = tuple[int, float, int]
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """`tokens` is prompt and output; `computed` of them have keys and values in `blocks`.
+    """`tokens` is prompt and output; `computed` of them have keys and values in the blocks of `tables`.
 
     `id` is the client's request, `index` the sequence's place among those that the request asked for. `limit`
     is the length at which the sequence ends. `chain` holds the digests of the full blocks so far, after the
     root's. The prompt's positions [scored, score_until) owe their logits, or, to `pool`, their hidden states.
-    The first `slid` blocks have left
-    every layer's window and are given back; their places in `blocks` hold the padding block.
+    There is a table for each group of layers, and none where the request holds nothing; the first `slid`
+    blocks of each have left the group's window and are given back, and their places hold the padding block.
     """
 
     id: str
@@ -36,8 +36,8 @@ class Request:
     stream: int
     index: int = 0
     computed: int = 0
-    blocks: list[int] = field(default_factory=list)
-    slid: int = 0
+    tables: list[list[int]] = field(default_factory=list)
+    slid: list[int] = field(default_factory=list)
     cached_tokens: int = 0
     started: float | None = None
     first_token: float | None = None

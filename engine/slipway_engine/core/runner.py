@@ -37,10 +37,9 @@ class Runner:
     def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
         """Compute a step. Returns those that want logits, and their rows in the same order."""
         rows = sorted(plan, key=_layout)
-        spans = [context.Span(row.request.computed, row.count, row.request.blocks) for row in rows]
-        step = context.build(spans, self.block_size, self.device, self.dtype)
+        steps = [self._context(rows, group) for group in range(self.attention.groups)]
         hidden = self.decoder.embed(self._tokens(rows))
-        hidden = self.decoder.forward(hidden, step.positions, self.attention.bind(step))
+        hidden = self.decoder.forward(hidden, steps[0].positions, self.attention.bind(*steps))
         ends = np.cumsum([row.count for row in rows])
         wanted = [np.arange(end - row.rows, end) for row, end in zip(rows, ends, strict=True)]
         places = np.concatenate(wanted, dtype=np.int64)
@@ -51,6 +50,11 @@ class Runner:
     def copy_blocks(self, copies: Mapping[int, int]) -> None:
         """Copy whole blocks {target: source}, before a step."""
         self.attention.copy_blocks([(source, target) for target, source in copies.items()])
+
+    def _context(self, rows: Sequence[Scheduled], group: int) -> context.AttentionContext:
+        """Lay out the step for a group of layers, which has tables of its own."""
+        spans = [context.Span(row.request.computed, row.count, row.request.tables[group]) for row in rows]
+        return context.build(spans, self.block_size, self.device, self.dtype)
 
     def _tokens(self, rows: Sequence[Scheduled]) -> torch.Tensor:
         ids: list[int] = []

@@ -7,7 +7,7 @@ streams one chunk a step and no more. When blocks run out, the last in line give
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from operator import attrgetter
@@ -15,7 +15,7 @@ from operator import attrgetter
 from slipway_engine.core.request import QueueKey, Request
 from slipway_engine.core.tables import Tables, held
 from slipway_engine.errors import RequestError
-from slipway_engine.kv.blocks import BlockPool
+from slipway_engine.kv.blocks import PADDING_BLOCK, BlockPool
 
 PROMPT_ROWS = 32
 """Most logits rows of prompts in one step; the memory plan counts them."""
@@ -82,7 +82,7 @@ class Scheduler:
         max_batch_tokens: int,
         max_waiting: int,
         prefix_caching: bool,
-        window: int | None = None,
+        windows: Sequence[int | None] = (None,),
     ) -> None:
         self.pool = pool
         self.max_num_seqs = max_num_seqs
@@ -90,7 +90,7 @@ class Scheduler:
         self.max_waiting = max_waiting
         self.counters = Counters()
         self.running: list[Request] = []
-        self._tables = Tables(pool, block_size, prefix_caching=prefix_caching, window=window)
+        self._tables = Tables(pool, block_size, prefix_caching=prefix_caching, windows=windows)
         self._waiting: dict[Request, None] = {}
         self._parked: dict[Request, None] = {}
         self._queue: list[tuple[QueueKey, Request]] = []
@@ -124,7 +124,7 @@ class Scheduler:
 
     def fork(self, parent: Request, child: Request) -> bool:
         """Let `child`, a twin of `parent`, run on the same blocks, or wait where there is no seat for it."""
-        if parent.blocks and len(self.running) < self.max_num_seqs:
+        if parent.tables and len(self.running) < self.max_num_seqs:
             self._tables.share(parent, child)
             self.running.append(child)
             return True
@@ -139,7 +139,7 @@ class Scheduler:
     def resume(self, request: Request) -> None:
         """Let a parked request go on."""
         del self._parked[request]
-        if request.blocks and len(self.running) < self.max_num_seqs:
+        if request.tables and len(self.running) < self.max_num_seqs:
             self.running.append(request)
         else:
             self._set_back(request)
@@ -182,13 +182,14 @@ class Scheduler:
         references: dict[int, int] = {}
         for request in (*self.running, *self._parked):
             assert 0 <= request.computed <= len(request.tokens)
-            assert len(request.blocks) >= self._tables.blocks_for(request.computed)
+            for table in request.tables:
+                assert len(table) >= self._tables.blocks_for(request.computed)
             for block in held(request):
                 references[block] = references.get(block, 0) + 1
         assert references == self.pool.references(), "reference counts differ from the blocks that are held"
         assert len(self.running) <= self.max_num_seqs
         for request in self._waiting:
-            assert not request.blocks, "a waiting request holds blocks"
+            assert not request.tables, "a waiting request holds blocks"
             assert not request.computed, "a waiting request counts computed tokens"
 
     def _in_turn(self) -> list[Request]:
@@ -228,7 +229,7 @@ class Scheduler:
 
     def _evict(self) -> bool:
         """Take the blocks of the last parked request in line; it computes them again if it goes on."""
-        holding = [request for request in self._parked if request.blocks]
+        holding = [request for request in self._parked if request.tables]
         if not holding:
             return False
         self._tables.release(max(holding, key=attrgetter("key")))
@@ -249,11 +250,12 @@ class Scheduler:
             if count:
                 self._plan(request, count, left, plan)
 
-    def _room(self, request: Request, hits: list[int]) -> bool:
-        """Say whether there are blocks for all of a request, and one for each of those that run."""
-        found = [block for block in hits if block]
-        needed = self.blocks_for(len(request.tokens)) - len(found)
-        return max(0, needed) + self.pool.idle_among(found) + len(self.running) <= self.pool.available
+    def _room(self, request: Request, hits: list[list[int]]) -> bool:
+        """Say whether there are blocks for all of a request, and one a table for each of those that run."""
+        found = [block for table in hits for block in table if block != PADDING_BLOCK]
+        needed = max(0, self.blocks_for(len(request.tokens)) - len(found))
+        spare = len(self.running) * self._tables.groups
+        return needed + self.pool.idle_among(found) + spare <= self.pool.available
 
     def _front(self) -> Iterator[Request]:
         """Yield the first waiting request, again and again while the caller takes it out of the queue."""
@@ -264,7 +266,7 @@ class Scheduler:
                 continue
             yield request
 
-    def _start(self, request: Request, hits: list[int]) -> None:
+    def _start(self, request: Request, hits: list[list[int]]) -> None:
         heappop(self._queue)
         del self._waiting[request]
         self.running.append(request)

@@ -49,11 +49,12 @@ class Scorer:
         needs = backend.needs(memory.baseline)
         size = config.block_size
         blocks = -(-context // size)
+        groups = len(needs.kv_windows)
         cache = (blocks + 1) * size * needs.kv_bytes_per_token
         asked = Asked(context, CHUNK, CHUNK, size, cache, config.memory_percent)
         planned = plan(needs, asked, memory.limit, memory.available * config.memory_percent // 100)
         self._runner = backend.load(planned, size, _nothing)
-        self._blocks = list(range(1, planned.num_blocks + 1))
+        self._tables = [list(range(1 + group * blocks, 1 + (group + 1) * blocks)) for group in range(groups)]
         self._context = context
         self.mode = (
             f"{type(backend).__name__.removesuffix('Backend').lower()} on {backend.device}, products in "
@@ -82,7 +83,8 @@ class Scorer:
             chain=[],
             stream=0,
             computed=position,
-            blocks=self._blocks,
+            tables=self._tables,
+            slid=[0] * len(self._tables),
         )
         return Scheduled(request, 1)
 

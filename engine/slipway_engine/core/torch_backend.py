@@ -13,6 +13,7 @@ from slipway_engine.core.machine import Machine
 from slipway_engine.core.request import Request
 from slipway_engine.core.runner import Runner
 from slipway_engine.core.torch_models import TorchModel
+from slipway_engine.kv.layout import layout_of
 from slipway_engine.kv.plan import BESIDES, GROWTH, MemoryPlan, Needs
 from slipway_engine.models.attention import SCORE_COPIES, SCORE_PAIRS, PagedAttention
 from slipway_engine.models.config import AttentionLayer
@@ -31,6 +32,7 @@ class TorchBackend:
         self._dtype = dtype
         self._kv_dtype = dtype if kv_dtype is None else kv_dtype
         self._layers = model.config.attention_layers
+        self._layout = layout_of(self._layers, model.config.max_position)
 
     @property
     def device(self) -> str:
@@ -58,7 +60,7 @@ class TorchBackend:
             weights=self._model.weights,
             load_peak=self._model.load_peak,
             baseline=baseline,
-            kv_bytes_per_token=sum(rows),
+            kv_bytes_per_token=sum(rows) if len(set(rows)) > 1 else rows[0] * self._layout.groups.places,
             kv_bytes_per_token_layer=max(map(self._gathered_bytes, self._layers)),
             activation_bytes_per_token=self._model.activations,
             vocab_size=self._model.config.vocab_size,
@@ -69,14 +71,17 @@ class TorchBackend:
             score_pairs=SCORE_PAIRS,
             score_bytes_per_pair=4 * SCORE_COPIES * heads if capped else 0,
             other_process=BESIDES if self._device.type == "cpu" else GROWTH,
+            kv_windows=self._layout.groups.windows,
         )
 
     @torch.no_grad()
     def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> Runner:
         """Read the weights and allocate the cache. An embedding model's runner answers with hidden states."""
         decoder = self._model.load(memory.max_model_len, progress)
-        caches = [self._cache(layer, memory.num_blocks + 1, block_size) for layer in self._layers]
-        attention = PagedAttention(self._model.config, caches)
+        # Layers differ only where each has a place of its own.
+        layers = self._layers[: self._layout.groups.layers]
+        caches = [self._cache(layer, memory.num_blocks + 1, block_size) for layer in layers]
+        attention = PagedAttention(self._model.config, caches, self._layout.places)
         states = self._model.pooling is not None
         return Runner(decoder, attention, block_size, self._device, self._dtype, states=states)
 

@@ -50,19 +50,9 @@ class BlockPool:
             found.append(block)
         return found
 
-    def find_tail(self, digests: Sequence[bytes], length: int) -> list[int]:
-        """Return the longest prefix of `digests` whose last `length` blocks (or all of them) are known.
-
-        What lies before those is not needed by whoever sees no further back; the padding block stands there.
-        """
-        known = at = 0
-        for at in range(len(digests) - 1, -1, -1):
-            known = known + 1 if digests[at] in self._block_of else 0
-            if known >= length:
-                break
-        first = at if known else 0
-        tail = [self._block_of[digest] for digest in digests[first : first + known]]
-        return [PADDING_BLOCK] * first + tail
+    def block_of(self, digest: bytes) -> int | None:
+        """Return the block of a known content."""
+        return self._block_of.get(digest)
 
     def is_shared(self, block: int) -> bool:
         """Say whether a held block has more than one reference."""

@@ -37,17 +37,29 @@ class HasLayers(Protocol):
 class PagedAttention:
     """Writes a step's keys and values into the cache, and reads each query's answer from it.
 
-    `caches` holds one tensor a layer, [blocks, block_size, row elements]; block 0 pads. A type other than
-    that of the heads is one that keys and values are kept in, int8 with a scale for each token and head.
+    `caches` holds one tensor for each place that layers have in a block, [blocks, block_size, row elements];
+    block 0 pads. `places` are the layers' (group, place); without, all are one group. A type other than that
+    of the heads is one that keys and values are kept in, int8 with a scale for each token and head.
     """
 
-    def __init__(self, model: HasLayers, caches: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        model: HasLayers,
+        caches: Sequence[torch.Tensor],
+        places: Sequence[tuple[int, int]] | None = None,
+    ) -> None:
         self.layers = model.attention_layers
-        self.caches = [LayerCache(*pair) for pair in zip(self.layers, caches, strict=True)]
+        places = places or [(0, place) for place in range(len(caches))]
+        self.group_of = [group for group, _ in places]
+        self.groups = max(self.group_of) + 1
+        self.caches = [
+            LayerCache(layer, caches[place]) for layer, (_, place) in zip(self.layers, places, strict=True)
+        ]
+        self._memories = caches
 
-    def bind(self, context: AttentionContext) -> StepAttention:
-        """Return the attention of one step."""
-        return StepAttention(self, context)
+    def bind(self, *contexts: AttentionContext) -> StepAttention:
+        """Return the attention of one step, laid out for each group."""
+        return StepAttention(self, contexts)
 
     def answer(
         self, layer: int, query: torch.Tensor, kv: torch.Tensor, context: AttentionContext
@@ -61,10 +73,10 @@ class PagedAttention:
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def copy_blocks(self, pairs: Sequence[tuple[int, int]]) -> None:
-        """Copy the blocks (source, target) of all layers."""
-        sources, targets = torch.tensor(pairs, device=self.caches[0].memory.device).unbind(1)
-        for cache in self.caches:
-            cache.copy(sources, targets)
+        """Copy whole blocks (source, target)."""
+        sources, targets = torch.tensor(pairs, device=self._memories[0].device).unbind(1)
+        for memory in self._memories:
+            memory[targets] = memory[sources]
 
     def _decode(self, layer: int, query: torch.Tensor, group: Gathered) -> torch.Tensor:
         spec, count = self.layers[layer], query.shape[0]
@@ -103,9 +115,9 @@ class PagedAttention:
 class StepAttention:
     """The attention of one step: called with fused heads, or asked to `answer` queries by themselves."""
 
-    def __init__(self, paged: PagedAttention, context: AttentionContext) -> None:
+    def __init__(self, paged: PagedAttention, contexts: Sequence[AttentionContext]) -> None:
         self._paged = paged
-        self._context = context
+        self._contexts = contexts
 
     def __call__(self, layer: int, heads: torch.Tensor) -> torch.Tensor:
         """Store and answer heads [tokens, q + k + v heads, head_dim]."""
@@ -114,7 +126,7 @@ class StepAttention:
 
     def answer(self, layer: int, query: torch.Tensor, kv: torch.Tensor) -> torch.Tensor:
         """Store `kv` [tokens, keys and values] and answer `query` [tokens, heads, key dim]."""
-        return self._paged.answer(layer, query, kv, self._context)
+        return self._paged.answer(layer, query, kv, self._contexts[self._paged.group_of[layer]])
 
 
 def _capped_chunk(

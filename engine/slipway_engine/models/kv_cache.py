@@ -58,10 +58,6 @@ class LayerCache:
         keys, values = self._split(taken.to(dtype))
         return keys.transpose(1, 2), values.transpose(1, 2)
 
-    def copy(self, sources: torch.Tensor, targets: torch.Tensor) -> None:
-        """Copy whole blocks."""
-        self.memory[targets] = self.memory[sources]
-
     def _split(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return views [.., kv heads, dim] of the keys and the values of rows [.., elements]."""
         keys, values = rows[..., : self.layer.key_size], rows[..., self.layer.key_size : self.layer.elements]

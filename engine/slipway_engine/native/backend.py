@@ -18,6 +18,7 @@ from slipway_engine.core.backend import Memory, Progress
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.request import Request
 from slipway_engine.errors import InvalidArgument
+from slipway_engine.kv.layout import layout_of
 from slipway_engine.kv.plan import BESIDES, MemoryPlan, Needs
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.models.config import DecoderConfig, RopeConfig
@@ -105,13 +106,14 @@ class NativeBackend:
         """Return what the packed model and its steps need."""
         checkpoint, config = self._checkpoint, self._checkpoint.config
         native = model_config(config, self._input_bytes, self._kv)
+        kept = layout_of(config.attention_layers, config.max_position).groups
         groups = weights.groups(config)
         workspace = library.load().slipway_workspace_bytes
         return Needs(
             weights=sum(_packed_bytes(checkpoint, names, self._mode) for names in groups),
             load_peak=_LOAD_COPIES * max(4 * _elements(checkpoint, names) for names in groups),
             baseline=baseline + workspace(ctypes.byref(native), self._threads, 0),
-            kv_bytes_per_token=2 * config.num_layers * config.num_kv_heads * kv_head_bytes(native) // BLOCK,
+            kv_bytes_per_token=2 * kept.places * config.num_kv_heads * kv_head_bytes(native) // BLOCK,
             kv_bytes_per_token_layer=0,  # the cache is read in place
             activation_bytes_per_token=workspace(ctypes.byref(native), 0, 1),
             vocab_size=config.vocab_size,
@@ -120,15 +122,23 @@ class NativeBackend:
             max_position=config.max_position,
             mask_itemsize=0,
             other_process=BESIDES,
+            kv_windows=kept.windows,
         )
 
     def load(self, memory: MemoryPlan, block_size: int, progress: Progress) -> NativeRunner:
         """Read and pack the weights, and allocate the cache."""
         assert block_size == BLOCK
-        pool = library.Pool(self._threads)
+        pool, config = library.Pool(self._threads), self._checkpoint.config
         packed = weights.load(self._checkpoint, pool, self._mode, progress)
         model = NativeModel(
-            packed, pool, self._isa, memory.num_blocks, self._input_bytes, self._kv, memory.max_model_len
+            packed,
+            pool,
+            self._isa,
+            memory.num_blocks,
+            self._input_bytes,
+            self._kv,
+            memory.max_model_len,
+            layout_of(config.attention_layers, config.max_position),
         )
         self._runner = NativeRunner(model, self._max_num_seqs)
         return self._runner

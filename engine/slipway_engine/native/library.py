@@ -88,6 +88,8 @@ class LayerWeights(c.Structure):
         *((name, c.c_void_p) for name in ("attention_post_norm", "mlp_post_norm")),
         *((name, c.c_void_p) for name in ("router", "expert_gate_up", "expert_down")),
         ("window", c.c_int64),
+        ("group", c.c_int32),
+        ("place", c.c_int32),
     ]
 
 
@@ -95,10 +97,10 @@ class Step(c.Structure):
     """One step's batch; see slipway.h."""
 
     _fields_ = [
-        *((name, c.c_int32) for name in ("tokens", "sequences", "outputs", "table_width")),
+        *((name, c.c_int32) for name in ("tokens", "sequences", "outputs")),
         *(
             (name, c.c_void_p)
-            for name in ("token_ids", "positions", "starts", "blocks", "output_rows", "logits")
+            for name in ("token_ids", "positions", "starts", "blocks", "tables", "output_rows", "logits")
         ),
         ("largest", c.c_void_p),
         ("places", c.c_void_p),

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 
 from slipway_engine.core.scheduler import PROMPT_ROWS, Scheduled
-from slipway_engine.kv.blocks import PADDING_BLOCK
+from slipway_engine.kv.layout import KvLayout, one_group
 from slipway_engine.models.config import DecoderConfig
 from slipway_engine.models.rope import inverse_frequencies
 from slipway_engine.native import library
-from slipway_engine.native.library import BLOCK, Array, Kv, LayerWeights, Matrix, ModelConfig, Pool, Step
+from slipway_engine.native.library import Array, Kv, LayerWeights, Matrix, ModelConfig, Pool, Step
 from slipway_engine.native.weights import LayerParts, Weights
 
 Numbers: TypeAlias = "Array | array[int]"
@@ -66,17 +66,17 @@ def kv_head_bytes(config: ModelConfig) -> int:
 
 
 class Cache:
-    """Keys and values: [blocks, layers, keys and values, heads, a head's bytes]; block 0 pads.
+    """Keys and values: [blocks, places of layers, keys and values, heads, a head's bytes]; block 0 pads.
 
     A block is one piece of memory, and pages are huge where the system has them: blocks of a long context lie
     anywhere, and finding small pages takes longer than reading them.
     """
 
-    def __init__(self, config: ModelConfig, num_blocks: int) -> None:
+    def __init__(self, config: ModelConfig, places: int, num_blocks: int) -> None:
         self.num_blocks = num_blocks + 1
         self.head_bytes = kv_head_bytes(config)
         self.layer_bytes: int = 2 * config.kv_heads * self.head_bytes
-        self.block_bytes: int = config.layers * self.layer_bytes
+        self.block_bytes: int = places * self.layer_bytes
         memory = mmap.mmap(-1, self.num_blocks * self.block_bytes)  # zeros, which cost memory once written
         if hasattr(mmap, "MADV_HUGEPAGE"):
             with suppress(OSError):  # a kernel without huge pages
@@ -112,17 +112,23 @@ class NativeModel:
         input_bytes: int,
         kv: Kv,
         max_positions: int,
+        layout: KvLayout | None = None,
     ) -> None:
         config = weights.config
+        layout = layout or one_group(config.attention_layers)
+        self.groups = len(layout.groups.windows)
         self.weights = weights  # the library reads the matrices in place
         self.pool = pool
         self.vocab_size = config.vocab_size
         native = model_config(config, input_bytes, kv)
-        self.cache = Cache(native, num_blocks)
-        windows = config.windows or (None,) * config.num_layers
+        self.cache = Cache(native, layout.groups.layers, num_blocks)
+        windows = config.layer_windows
         norms = config.norm_names()
         layers = (LayerWeights * config.num_layers)(
-            *(_layer(layer, norms, window) for layer, window in zip(weights.layers, windows, strict=True))
+            *(
+                _layer(layer, norms, window, at)
+                for layer, window, at in zip(weights.layers, windows, layout.places, strict=True)
+            )
         )
         turns = [
             inverse_frequencies(rope, config.head_dim, max_positions).float().numpy()
@@ -160,6 +166,7 @@ class NativeModel:
         positions: Numbers,
         starts: Numbers,
         blocks: Numbers,
+        tables: Numbers,
         outputs: Numbers,
         logits: int,
         largest: tuple[int, int] = (0, 0),
@@ -170,9 +177,9 @@ class NativeModel:
         """
         step = self._step
         step.tokens, step.sequences, step.outputs = len(token_ids), len(positions), len(outputs)
-        step.table_width = len(blocks) // len(positions)
         step.token_ids, step.positions = _address(token_ids), _address(positions)
-        step.starts, step.blocks, step.output_rows = _address(starts), _address(blocks), _address(outputs)
+        step.starts, step.output_rows = _address(starts), _address(outputs)
+        step.blocks, step.tables = _address(blocks), _address(tables)
         step.logits, (step.largest, step.places) = logits, largest
         if library.load().slipway_model_step(self.handle, ctypes.byref(step)):
             raise library.error()
@@ -205,24 +212,26 @@ class NativeRunner:
         token_ids: list[int] = []
         outputs: list[int] = []
         blocks: list[int] = []
-        starts, wanting = [0], []
-        ends = [row.request.computed + row.count for row in plan]
-        width = -(-max(ends) // BLOCK)
-        for row, end in zip(plan, ends, strict=True):
+        starts, tables, wanting = [0], [0], []
+        for row in plan:
             request = row.request
-            token_ids += request.tokens[request.computed : end]
-            used = -(-end // BLOCK)
-            blocks += request.blocks[:used]
-            blocks += [PADDING_BLOCK] * (width - used)
+            token_ids += request.tokens[request.computed : request.computed + row.count]
+            blocks += request.tables[0][request.slid[0] :]
+            tables.append(len(blocks))
             starts.append(starts[-1] + row.count)
             if row.rows:
                 outputs += range(starts[-1] - row.rows, starts[-1])
                 wanting.append(row)
+        for group in range(1, self.model.groups):
+            for row in plan:
+                blocks += row.request.tables[group][row.request.slid[group] :]
+                tables.append(len(blocks))
         self.model.step(
             array("q", token_ids),
             array("q", [row.request.computed for row in plan]),
             array("i", starts),
             array("i", blocks),
+            array("i", tables),
             array("i", outputs),
             self._logits_address,
             self._addresses,
@@ -251,7 +260,9 @@ def _address(values: Numbers) -> int:
     return address
 
 
-def _layer(layer: LayerParts, norms: Sequence[str | None], window: int | None) -> LayerWeights:
+def _layer(
+    layer: LayerParts, norms: Sequence[str | None], window: int | None, at: tuple[int, int]
+) -> LayerWeights:
     def address(name: str | None) -> int | None:
         vector = layer.vectors.get(name or "")
         return None if vector is None else vector.ctypes.data
@@ -276,6 +287,8 @@ def _layer(layer: LayerParts, norms: Sequence[str | None], window: int | None) -
         attention_post_norm=address(norms[1]),
         mlp_post_norm=address(norms[3]),
         window=window or 0,
+        group=at[0],
+        place=at[1],
     )
 
 

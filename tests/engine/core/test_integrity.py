@@ -33,15 +33,26 @@ def native(native_library: None) -> None:
     """These tests run the native path."""
 
 
-@pytest.fixture(scope="module", params=["full attention", "sliding windows"])
+@pytest.fixture(scope="module", params=["full attention", "sliding windows", "both"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of two layers that the native path runs."""
-    from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+    """A small model that the native path runs; where layers differ, in three groups with one empty place."""
+    from transformers import (
+        Gemma3ForCausalLM,
+        Gemma3TextConfig,
+        LlamaConfig,
+        LlamaForCausalLM,
+        MistralConfig,
+        MistralForCausalLM,
+    )
 
     torch.manual_seed(3)
     directory = tmp_path_factory.mktemp("integrity")
     if request.param == "full attention":
         LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(directory)
+    elif request.param == "both":
+        kinds = [f"{kind}_attention" for kind in ("sliding", "full", "sliding", "sliding", "full")]
+        shape = {**SHAPE, "num_hidden_layers": 5, "layer_types": kinds, "sliding_window": 37}
+        Gemma3ForCausalLM(Gemma3TextConfig(**shape)).save_pretrained(directory)
     else:
         MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=37)).save_pretrained(directory)
     return directory
@@ -95,9 +106,15 @@ def test_each_request_gets_to_the_bit_what_it_gets_alone(drive: Drive, model: Pa
     )
     alone = [_answer(lone.one(**dict(request))) for request in requests]
 
+    groups = lone.core.memory.kv_windows
+    blocks = {1: 14, 3: 28}[len(groups)]
     bytes_per_block = 16 * 2 * (2 * 32) * 2  # tokens, layers, key and value elements, bytes
     driver = drive(
-        **settings, kv_cache_bytes=14 * bytes_per_block, max_waiting=999, max_batch_tokens=48, max_num_seqs=7
+        **settings,
+        kv_cache_bytes=blocks * bytes_per_block,
+        max_waiting=999,
+        max_batch_tokens=48,
+        max_num_seqs=7,
     )
     names: dict[str, int] = {}
     forced: set[str] = set()

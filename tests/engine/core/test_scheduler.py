@@ -147,7 +147,7 @@ def test_when_blocks_run_out_the_last_in_line_gives_its_own_back() -> None:
     while not second.preemptions:
         world.step()
     assert first.computed > 8
-    assert second.blocks == []
+    assert second.tables == []
     assert world.scheduler.waiting == 1
     tokens = list(second.tokens)
     world.scheduler.remove(first)

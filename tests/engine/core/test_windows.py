@@ -11,7 +11,6 @@ import torch
 
 from slipway_engine.core.request import Request
 from slipway_engine.core.scheduler import Scheduler
-from slipway_engine.core.tables import widest_window
 from slipway_engine.errors import RequestError
 from slipway_engine.kv.blocks import PADDING_BLOCK, BlockPool
 from slipway_engine.kv.hashing import root
@@ -42,7 +41,7 @@ def sliding(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _scheduler(blocks: int = 30, **settings: Any) -> Scheduler:
     base: dict[str, Any] = {
         "block_size": 4, "max_num_seqs": 4, "max_batch_tokens": 8, "max_waiting": 10,
-        "prefix_caching": True, "window": WINDOW,
+        "prefix_caching": True, "windows": (WINDOW,),
     }  # fmt: skip
     return Scheduler(BlockPool(blocks), **{**base, **settings})
 
@@ -67,15 +66,6 @@ def _steps(scheduler: Scheduler, count: int) -> None:
         scheduler.check()
 
 
-@pytest.mark.parametrize(
-    ("windows", "widest"), [((), None), ((8, None), None), ((8, 12), 12), ((None,), None), ((0, 4), None)]
-)
-def test_only_a_model_whose_layers_all_slide_forgets(
-    windows: tuple[int | None, ...], widest: int | None
-) -> None:
-    assert widest_window(windows) == widest
-
-
 def test_a_long_sequence_holds_no_more_than_its_window_and_a_chunk() -> None:
     scheduler = _scheduler()
     request = _add(scheduler, range(100), 0)
@@ -87,7 +77,7 @@ def test_a_long_sequence_holds_no_more_than_its_window_and_a_chunk() -> None:
     assert most <= scheduler.blocks_for(1000) == 7
     assert scheduler.pool.used <= 4
     # What the next token sees is all there: the ten before it.
-    assert PADDING_BLOCK not in request.blocks[(request.computed - WINDOW + 1) // 4 :]
+    assert PADDING_BLOCK not in request.tables[0][(request.computed - WINDOW + 1) // 4 :]
     scheduler.remove(request)
     assert scheduler.pool.used == 0
 
@@ -100,8 +90,8 @@ def test_a_prefix_is_found_by_its_tail_alone() -> None:
     second = _add(scheduler, range(62), 1)
     _steps(scheduler, 1)
     assert second.cached_tokens == 60
-    assert second.blocks[:13] == [PADDING_BLOCK] * 13  # 12 were not looked up, one has slid out since
-    assert PADDING_BLOCK not in second.blocks[13:]
+    assert second.tables[0][:13] == [PADDING_BLOCK] * 13  # 12 were not looked up, one has slid out since
+    assert PADDING_BLOCK not in second.tables[0][13:]
 
 
 def test_a_prefix_within_the_window_is_found_from_its_start() -> None:
@@ -112,17 +102,6 @@ def test_a_prefix_within_the_window_is_found_from_its_start() -> None:
     second = _add(scheduler, range(9), 1)
     _steps(scheduler, 1)
     assert second.cached_tokens == 8
-
-
-def test_a_gap_within_the_window_is_no_prefix() -> None:
-    pool = BlockPool(8)
-    for digest, block in zip((b"a", b"b", b"d", b"e"), pool.allocate(4), strict=True):
-        pool.remember(block, digest)
-    named = pool._block_of
-    assert pool.find_tail([b"a", b"b", b"c", b"d", b"e"], 3) == [named[b"a"], named[b"b"]]
-    assert pool.find_tail([b"x", b"b", b"c", b"d", b"e"], 2) == [0, 0, 0, named[b"d"], named[b"e"]]
-    assert pool.find_tail([b"x", b"y"], 2) == pool.find_tail([], 2) == []
-    assert pool.find_tail([b"a"], 2) == [named[b"a"]]
 
 
 def test_the_answers_are_those_of_transformers(drive: Drive, sliding: Path) -> None:

@@ -67,6 +67,7 @@ void model(slipway_pool* pool, int format, int kv, int input_bytes) {
   std::vector<slipway_matrix*> made;
   for (slipway_layer& l : layers) {
     l = {};
+    l.place = (int32_t)(&l - layers.data());
     made.push_back(matrix(pool, (kHeads + 2 * kKvHeads) * kDim, kHidden, format));
     made.push_back(matrix(pool, kHidden, kHeads * kDim, format));
     made.push_back(matrix(pool, kInner, kHidden, format, 2, true));
@@ -89,10 +90,10 @@ void model(slipway_pool* pool, int format, int kv, int input_bytes) {
   std::vector<float> logits(kVocab);
   std::vector<int64_t> tokens(kTokens);
   for (int64_t& token : tokens) token = (int64_t)((draw() + 1) * 0.5f * kVocab) % kVocab;
-  const int32_t blocks[] = {3, 1, 7, 2, 9, 4, 11, 5, 6, 10}, outputs[] = {0};
+  const int32_t blocks[] = {3, 1, 7, 2, 9, 4, 11, 5, 6, 10}, tables[] = {0, 10}, outputs[] = {0};
   s.keys = (uint8_t*)cache.data();
   s.values = s.keys + s.layer_bytes / 2;
-  s.sequences = 1, s.table_width = 10, s.blocks = blocks, s.output_rows = outputs, s.logits = logits.data();
+  s.sequences = 1, s.blocks = blocks, s.tables = tables, s.output_rows = outputs, s.logits = logits.data();
   for (int64_t at = 0; at < kTokens;) {  // a long chunk, then token by token
     const int32_t count = at ? 1 : 140, starts[] = {0, count};
     s.tokens = count, s.outputs = at ? 1 : 0;

@@ -139,6 +139,7 @@ def _teacher_forced(core: EngineCore, tokens: Sequence[int]) -> np.ndarray[Any, 
         np.zeros(1, dtype=np.int64),
         np.array([0, len(tokens)], dtype=np.int32),
         np.arange(1, 1 + -(-len(tokens) // 16), dtype=np.int32),
+        np.array([0, -(-len(tokens) // 16)], dtype=np.int32),
         np.arange(len(tokens), dtype=np.int32),
         logits.ctypes.data,
     )

@@ -126,6 +126,7 @@ def run(model: NativeModel, tokens: Sequence[int], chunks: Sequence[int]) -> Arr
             np.array([start], dtype=np.int64),
             np.array([0, count], dtype=np.int32),
             table,
+            np.array([0, len(table)], dtype=np.int32),
             np.arange(count, dtype=np.int32),
             logits.ctypes.data,
         )
@@ -283,6 +284,7 @@ def test_bits_do_not_depend_on_the_batch(
             np.array([done[i] for i in live], dtype=np.int64),
             starts,
             table[live].ravel(),
+            np.arange(len(live) + 1, dtype=np.int32) * table.shape[1],
             wanted,
             logits.ctypes.data,
         )
@@ -312,6 +314,7 @@ def test_largest_logits_are_found(
             np.array([start]),
             np.array([0, 7], dtype=np.int32),
             np.array([1, 2], dtype=np.int32),
+            np.array([0, 2], dtype=np.int32),
             np.arange(7 - outputs, 7, dtype=np.int32),
             logits.ctypes.data,
             (values.ctypes.data, places.ctypes.data),
@@ -343,6 +346,7 @@ def test_wrong_steps_are_refused(checkpoint: Callable[..., Any], pool: Pool) -> 
         "positions": np.array([0]),
         "starts": np.array([0, 3], dtype=np.int32),
         "blocks": np.array([1], dtype=np.int32),
+        "tables": np.array([0, 1], dtype=np.int32),
         "outputs": np.array([2], dtype=np.int32),
         "logits": logits.ctypes.data,
     }
@@ -350,7 +354,9 @@ def test_wrong_steps_are_refused(checkpoint: Callable[..., Any], pool: Pool) -> 
     for wrong, sentence in (
         ({"token_ids": np.array([1, 2, 199])}, "outside the vocabulary"),
         ({"token_ids": np.array([1, -1, 3])}, "outside the vocabulary"),
-        ({"positions": np.array([14])}, "longer than its blocks"),
+        ({"positions": np.array([14])}, "lacks blocks that its layers see"),
+        ({"tables": np.array([0, 0], dtype=np.int32)}, "has no block"),
+        ({"tables": np.array([1, 1], dtype=np.int32)}, "begin with the blocks"),
         ({"positions": np.array([-1])}, "negative position"),
         ({"blocks": np.array([BLOCKS + 1], dtype=np.int32)}, "outside the cache"),
         ({"blocks": np.array([-1], dtype=np.int32)}, "outside the cache"),

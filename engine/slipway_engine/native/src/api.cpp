@@ -123,6 +123,8 @@ void check_layer(const slipway_config& c, const slipway_layer& l) {
   }
   require((l.attention_norm || l.attention_post_norm) && (l.mlp_norm || l.mlp_post_norm), "A layer lacks a norm.");
   require(!l.query_norm == !l.key_norm, "Queries and keys are both normed, or neither.");
+  require(l.group >= 0 && l.group < c.layers && l.place >= 0 && l.place < c.layers && l.window >= 0,
+          "A layer's keys and values have no place.");
 }
 
 }  // namespace

@@ -64,7 +64,11 @@ Model::Model(Pool& pool, const Kernels& kernels, const slipway_config& config, c
                        padded(l.query_norm, config.wide_norms ? query : config.head_dim, kLanes),
                        padded(l.key_norm, config.wide_norms ? kv : config.head_dim, kLanes),
                        padded(l.attention_post_norm, config.hidden, kLanes),
-                       padded(l.mlp_post_norm, config.hidden, kLanes), (const Matrix*)l.router, {}, {}, l.window});
+                       padded(l.mlp_post_norm, config.hidden, kLanes), (const Matrix*)l.router, {}, {}, l.window, l.group, l.place});
+    block_places_ = std::max(block_places_, l.place + 1);
+    if (l.group >= (int)reaches_.size()) reaches_.resize(l.group + 1, -1);
+    int64_t& reach = reaches_[l.group];
+    reach = reach == 0 || l.window == 0 ? 0 : std::max(reach, l.window);
     for (int e = 0; e < config.experts; e++) {
       layers_.back().expert_gate_up.push_back((const Matrix*)l.expert_gate_up[e]);
       layers_.back().expert_down.push_back((const Matrix*)l.expert_down[e]);
@@ -102,7 +106,8 @@ int64_t Model::context_bytes(const slipway_config& c, int threads) {
 }
 
 const char* Model::check(const slipway_step& s) const {
-  if (s.tokens < 1 || s.sequences < 1 || s.outputs < 0 || s.table_width < 1) return "A step needs tokens and sequences.";
+  if (s.tokens < 1 || s.sequences < 1 || s.outputs < 0) return "A step needs tokens and sequences.";
+  if (block_places_ * s.layer_bytes > s.block_bytes) return "A block has no room for its layers.";
   if (s.starts[0] != 0 || s.starts[s.sequences] != s.tokens) return "The sequences do not cover the step's tokens.";
   for (int i = 0; i < s.tokens; i++)
     if (s.token_ids[i] < 0 || s.token_ids[i] >= config_.vocab) return "A token id lies outside the vocabulary.";
@@ -110,15 +115,36 @@ const char* Model::check(const slipway_step& s) const {
     if (s.output_rows[i] < (i ? s.output_rows[i - 1] + 1 : 0) || s.output_rows[i] >= s.tokens)
       return "The rows of outputs must rise, within the step's tokens.";
   for (int i = 0; i < s.sequences; i++) {
-    const int64_t end = s.positions[i] + s.starts[i + 1] - s.starts[i];
     if (s.starts[i + 1] <= s.starts[i] || s.positions[i] < 0) return "A sequence has no token, or a negative position.";
-    if (end > (int64_t)s.table_width * kBlock) return "A sequence is longer than its blocks.";
-    for (int64_t b = 0; b * kBlock < end; b++) {
-      const int32_t block = s.blocks[(int64_t)i * s.table_width + b];
-      if (block < 0 || block >= s.num_blocks) return "A block lies outside the cache.";
-    }
+  }
+  return check_tables(s);
+}
+
+const char* Model::check_tables(const slipway_step& s) const {
+  const int64_t rows = (int64_t)reaches_.size() * s.sequences;
+  if (s.tables[0] != 0) return "The tables do not begin with the blocks.";
+  for (int64_t row = 0; row < rows; row++) {
+    const int64_t reach = reaches_[row / s.sequences], position = s.positions[row % s.sequences];
+    if (s.tables[row + 1] <= s.tables[row]) return "A sequence has no block.";
+    const int64_t oldest = reach > 0 ? std::max<int64_t>(position - reach + 1, 0) : 0;
+    if (first_block(s, row) > oldest / kBlock) return "A sequence lacks blocks that its layers see.";
+    for (int64_t b = s.tables[row]; b < s.tables[row + 1]; b++)
+      if (s.blocks[b] < 0 || s.blocks[b] >= s.num_blocks) return "A block lies outside the cache.";
   }
   return nullptr;
+}
+
+// The place in its sequence of a table's first block: the table's last holds the sequence's last token.
+int64_t Model::first_block(const slipway_step& s, int64_t row) const {
+  const int64_t sequence = row % s.sequences, given = s.tables[row + 1] - s.tables[row];
+  const int64_t end = s.positions[sequence] + s.starts[sequence + 1] - s.starts[sequence];
+  return std::max<int64_t>((end + kBlock - 1) / kBlock - given, 0);
+}
+
+void Model::find_tables(const slipway_step& step) {
+  tables_.resize(reaches_.size() * step.sequences);
+  for (size_t row = 0; row < tables_.size(); row++)
+    tables_[row] = step.blocks + (step.tables[row] - first_block(step, row));
 }
 
 void Model::run(const slipway_step& step) {
@@ -149,6 +175,7 @@ void Model::prepare(const slipway_step& step) {
   if (step.largest) largest_.resize(step.outputs * cuts_of_rows(step.outputs));
   for (int s = 0; s < step.sequences; s++)
     std::fill(sequence_of_.begin() + step.starts[s], sequence_of_.begin() + step.starts[s + 1], s);
+  find_tables(step);
   plan_attention(step);
 }
 
@@ -259,9 +286,9 @@ void Model::run_layer(int thread, const Layer& layer, int64_t index, const slipw
   linear(thread, *layer.qkv, normed_, rows,
          {heads_.row(0), heads_.stride, or_null(layer.qkv_bias), Finish::kStore, 1.0f});
   clock_.mark(thread, Clock::kQkv);
-  pool_.share(thread, rows, [&](int64_t token) { place_heads(thread, token, layer, index, step); });
+  pool_.share(thread, rows, [&](int64_t token) { place_heads(thread, token, layer, step); });
   clock_.mark(thread, Clock::kPlace);
-  attention(thread, layer, index, step);
+  attention(thread, layer, step);
   clock_.mark(thread, Clock::kAttention);
   if (index == config_.layers - 1 && step.outputs < rows) {
     pool_.share(thread, 1, [&](int64_t) { keep_outputs(step); });
@@ -294,11 +321,11 @@ void Model::norm_all_heads(int thread, float* heads, int64_t n, const std::vecto
 }
 
 // Norm and turn a token's queries and keys; its keys and values enter the cache.
-void Model::place_heads(int thread, int64_t token, const Layer& layer, int64_t index, const slipway_step& step) {
+void Model::place_heads(int thread, int64_t token, const Layer& layer, const slipway_step& step) {
   const int s = sequence_of_[token], dim = config_.head_dim;
   const int64_t position = step.positions[s] + token - step.starts[s];
   const float* turns = turns_.get() + (2 * token + (layer.window ? 1 : 0)) * config_.turned;
-  const int64_t block = step.blocks[(int64_t)s * step.table_width + position / kBlock];
+  const int64_t block = table(layer, s, step)[position / kBlock];
   const int slot = (int)(position % kBlock);
   const bool each = !config_.wide_norms && !layer.query_norm.empty();
   if (config_.wide_norms && !layer.query_norm.empty()) {
@@ -319,16 +346,16 @@ void Model::place_heads(int thread, int64_t token, const Layer& layer, int64_t i
       continue;
     }
     const int64_t shared = (h - config_.heads) % config_.kv_heads;
-    uint8_t* to = (key ? step.keys : step.values) + index * step.layer_bytes + block * step.block_bytes;
+    uint8_t* to = (key ? step.keys : step.values) + layer.place * step.layer_bytes + block * step.block_bytes;
     kernels_.place(head, (Kv)config_.kv, key, slot, padded_dim_, to + shared * step.head_bytes);
   }
 }
 
-void Model::attention(int thread, const Layer& layer, int64_t index, const slipway_step& step) {
+void Model::attention(int thread, const Layer& layer, const slipway_step& step) {
   pool_.share(thread, tasks_.size(), [&](int64_t i) {
-    Attend a = attend_of(tasks_[i], layer, index, step), next;
+    Attend a = attend_of(tasks_[i], layer, step), next;
     if (i + 1 < (int64_t)tasks_.size()) {
-      next = attend_of(tasks_[i + 1], layer, index, step);
+      next = attend_of(tasks_[i + 1], layer, step);
       a.next = &next;
     }
     kernels_.attend(a, scratch(thread));
@@ -336,19 +363,19 @@ void Model::attention(int thread, const Layer& layer, int64_t index, const slipw
   if (merges_.empty()) return;
   const int group = config_.heads / config_.kv_heads;
   pool_.share(thread, (int64_t)merges_.size() * group, [&](int64_t i) {
-    const Attend a = attend_of(merges_[i / group], layer, index, step);
+    const Attend a = attend_of(merges_[i / group], layer, step);
     kernels_.merge(a, i % group, a.out + i % group * config_.head_dim);
   });
 }
 
-Attend Model::attend_of(const Task& task, const Layer& layer, int64_t index, const slipway_step& step) const {
+Attend Model::attend_of(const Task& task, const Layer& layer, const slipway_step& step) const {
   const int group = config_.heads / config_.kv_heads;
   const int64_t at = (int64_t)task.head * group * config_.head_dim;
-  const int64_t place = index * step.layer_bytes + task.head * step.head_bytes;
+  const int64_t place = layer.place * step.layer_bytes + task.head * step.head_bytes;
   return {heads_.row(task.token) + at, mixed_.row(task.token) + at, heads_.stride, mixed_.stride, task.tokens, group,
           config_.head_dim, (int)padded_dim_, step.positions[task.sequence] + task.token - step.starts[task.sequence],
           step.keys + place, step.values + place, step.block_bytes,
-          step.blocks + (int64_t)task.sequence * step.table_width, (Kv)config_.kv,
+          table(layer, task.sequence, step), (Kv)config_.kv,
           config_.input_bytes == 1 ? 1 : 2, config_.attention_scale,
           config_.attention_softcap, layer.window, task.split, task.split_end,
           task.partial < 0 ? nullptr : partials_.get() + task.partial, group * (padded_dim_ + kLanes), nullptr};

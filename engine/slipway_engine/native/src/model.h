@@ -72,6 +72,7 @@ struct Layer {
   const Matrix* router;
   std::vector<const Matrix*> expert_gate_up, expert_down;
   int64_t window;
+  int group, place;
 };
 
 class Model {
@@ -95,11 +96,17 @@ class Model {
   };
 
   void prepare(const slipway_step& step);
+  const char* check_tables(const slipway_step& step) const;
+  void find_tables(const slipway_step& step);
+  int64_t first_block(const slipway_step& step, int64_t row) const;
+  const int32_t* table(const Layer& layer, int sequence, const slipway_step& step) const {
+    return tables_[(int64_t)layer.group * step.sequences + sequence];
+  }
   void plan_attention(const slipway_step& step);
   void step_on(int thread, const slipway_step& step);
   void embed(int64_t token, const slipway_step& step);
   void run_layer(int thread, const Layer& layer, int64_t index, const slipway_step& step);
-  void place_heads(int thread, int64_t token, const Layer& layer, int64_t index, const slipway_step& step);
+  void place_heads(int thread, int64_t token, const Layer& layer, const slipway_step& step);
   void norm_all_heads(int thread, float* heads, int64_t n, const std::vector<float>& weight);
   void add_linear(int thread, const Matrix& w, const Rows& x, int64_t rows, const std::vector<float>& bias,
                   const std::vector<float>& post_norm);
@@ -109,8 +116,8 @@ class Model {
   void linear_of_experts(int thread, const std::vector<const Matrix*>& experts, const Rows& x, const Rows& y, Finish finish);
   void add_answers(int thread, const Layer& layer, int64_t row);
   void turns_of(float position, const std::vector<float>& frequencies, float scale, float* turns) const;
-  void attention(int thread, const Layer& layer, int64_t index, const slipway_step& step);
-  Attend attend_of(const Task& task, const Layer& layer, int64_t index, const slipway_step& step) const;
+  void attention(int thread, const Layer& layer, const slipway_step& step);
+  Attend attend_of(const Task& task, const Layer& layer, const slipway_step& step) const;
   int64_t cuts_of_rows(int64_t rows) const;
   void take_largest(const slipway_step& step) const;
   void keep_outputs(const slipway_step& step);
@@ -145,6 +152,9 @@ class Model {
   Buffer<int32_t> isums_;
   int64_t scratch_floats_;
   std::vector<Task> tasks_, merges_;
+  std::vector<int64_t> reaches_;        // of each group: the widest window of its layers, 0 = all
+  std::vector<const int32_t*> tables_;  // of each group and sequence: where its first block stands or would stand
+  int block_places_ = 0;
   std::vector<int32_t> sequence_of_;
   std::vector<int64_t> largest_;  // of each cut of each row of logits
 };

@@ -49,17 +49,21 @@ typedef struct {
   const slipway_matrix* router;
   const slipway_matrix *const *expert_gate_up, *const *expert_down;
   int64_t window;                   /* 0: full attention */
+  int32_t group, place;             /* whose blocks hold its keys and values, and where in them */
 } slipway_layer;
 
 /* One step. Tokens lie flattened: those of sequence s are [starts[s], starts[s + 1]), at consecutive positions.
- * The cache: layer l, block b, head h has its keys at keys + l * layer_bytes + b * block_bytes + h * head_bytes,
- * [padded head_dim, 16], and its values likewise, [16, padded head_dim]; signed bytes lie as kernels.h says. */
+ * The cache: at place p of block b, head h has its keys at keys + p * layer_bytes + b * block_bytes + h * head_bytes,
+ * [padded head_dim, 16], and its values likewise, [16, padded head_dim]; signed bytes lie as kernels.h says.
+ * Each group of layers has a table of each sequence, with its blocks up to the last token's; those before the
+ * windows of the group's layers may be left out. */
 typedef struct {
-  int32_t tokens, sequences, outputs, table_width;
+  int32_t tokens, sequences, outputs;
   const int64_t* token_ids;
   const int64_t* positions; /* of each sequence's first token */
   const int32_t* starts;
-  const int32_t* blocks;      /* [sequences, table_width] */
+  const int32_t* blocks;
+  const int32_t* tables;      /* of row r, group * sequences + sequence, are blocks [tables[r], tables[r + 1]) */
   const int32_t* output_rows; /* tokens whose logits are wanted, rising */
   float* logits;              /* [outputs, vocabulary] */
   float* largest;             /* [outputs], or null: of each row; what is no number is larger than any */
