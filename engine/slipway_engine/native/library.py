@@ -21,7 +21,7 @@ import numpy.typing as npt
 from slipway_engine.errors import EngineError, InvalidArgument
 from slipway_engine.native import build
 
-ABI = 7
+ABI = 8
 PANEL = 32
 LANES = 16
 BLOCK = 16

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 Drive = Callable[..., Any]
 
@@ -30,14 +32,35 @@ def _requests(rng: random.Random, count: int) -> list[dict[str, Any]]:
     return made
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_each_request_gets_what_it_gets_alone(drive: Drive, seed: int) -> None:
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Gemma of three layers, of which two see 13 tokens."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    torch.manual_seed(3)
+    config = Gemma3TextConfig(
+        vocab_size=199, hidden_size=48, intermediate_size=96, num_hidden_layers=3, num_attention_heads=6,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, initializer_range=0.3,
+        sliding_window=13, layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        eos_token_id=None, bos_token_id=None,
+    )  # fmt: skip
+    directory = tmp_path_factory.mktemp("mixed")
+    Gemma3ForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.mark.parametrize(("seed", "kinds"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 2)])
+def test_each_request_gets_what_it_gets_alone(
+    request: pytest.FixtureRequest, drive: Drive, seed: int, kinds: int
+) -> None:
     rng = random.Random(seed)
     requests = _requests(rng, 120)
-    alone_driver = drive(prefix_caching=False, max_batch_tokens=64)
+    settings = {"model": request.getfixturevalue("tiny" if kinds == 1 else "mixed")}
+    alone_driver = drive(**settings, prefix_caching=False, max_batch_tokens=64)
     alone = [alone_driver.one(**dict(request)).tokens for request in requests]
     bytes_per_block = 4 * 2 * (2 * 16) * 4  # tokens, layers, key and value elements, bytes
-    driver = drive(kv_cache_bytes=25 * bytes_per_block, max_waiting=200, max_batch_tokens=24)
+    settings["kv_cache_bytes"] = {1: 25, 2: 30}[kinds] * bytes_per_block
+    driver = drive(**settings, max_waiting=200, max_batch_tokens=24)
     names: dict[str, int] = {}
     aborted: set[str] = set()
     pending = list(range(len(requests)))

@@ -7,7 +7,7 @@
 extern "C" {
 #endif
 
-#define SLIPWAY_ABI 7
+#define SLIPWAY_ABI 8
 #if defined(__GNUC__)
 #define SLIPWAY_API __attribute__((visibility("default")))
 #else
