@@ -106,6 +106,8 @@ class Stepper:
         asked = Asked(config.max_model_len, 4, 48, BLOCK, config.kv_cache_bytes, 90)
         planned = plan(backend.needs(memory.baseline), asked, memory.limit, memory.available)
         self.runner: Any = backend.load(planned, BLOCK, lambda done, total: None)
+        groups = len(planned.kv_windows)
+        self._apart = [group * (planned.num_blocks // groups) for group in range(groups)]
 
     @torch.inference_mode()
     def logits(self, text: Sequence[int], chunks: Sequence[int], blocks: list[int]) -> torch.Tensor:
@@ -133,13 +135,20 @@ class Stepper:
 
     def cache(self, blocks: list[int]) -> torch.Tensor:
         """Return what the first layer's cache keeps."""
-        return self.runner.attention.caches[0].memory[blocks].float().cpu()
+        attention = self.runner.attention
+        own = self._tables(blocks)[attention.group_of[0]]
+        cached: torch.Tensor = attention.caches[0].memory[own].float().cpu()
+        return cached
+
+    def _tables(self, blocks: list[int]) -> list[list[int]]:
+        """Return a table for each group of layers; each has a part of the cache."""
+        return [[apart + block for block in blocks] for apart in self._apart]
 
     def _request(self, tokens: Sequence[int], computed: int, blocks: list[int]) -> Request:
         return Request(
             id=str(computed), tokens=list(tokens), prompt_length=len(tokens), limit=512,
             sampling=SamplingParams(), stop_ids=frozenset(), key=(0, 0.0, computed), chain=[], stream=0,
-            computed=computed, blocks=blocks,
+            computed=computed, tables=self._tables(blocks), slid=[0] * len(self._apart),
         )  # fmt: skip
 
 

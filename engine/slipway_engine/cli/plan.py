@@ -182,6 +182,12 @@ def _as_json(
     return answer
 
 
+def _blocks(ledger: Ledger) -> str:
+    text = f"{ledger.num_blocks} blocks of {ledger.block_size} tokens"
+    groups = len(ledger.kv_windows)
+    return text if groups == 1 else f"{text} in one of {groups} groups of layers"
+
+
 def _table(
     arguments: argparse.Namespace, facts: ModelFacts, ledger: Ledger, target: Target, exact: bool
 ) -> None:
@@ -202,7 +208,7 @@ def _table(
         ("process", ledger.baseline),
         ("weights", ledger.weights),
         ("workspace of a step, or of loading", ledger.workspace),
-        (f"KV cache ({ledger.num_blocks} blocks of {ledger.block_size} tokens)", ledger.kv_cache),
+        (f"KV cache ({_blocks(ledger)})", ledger.kv_cache),
         ("left over", free),
         (f"kept free ({100 - arguments.memory_percent} %)", target.memory - ledger.usable),
     ):

@@ -59,8 +59,8 @@ def test_each_request_gets_what_it_gets_alone(
     alone_driver = drive(**settings, prefix_caching=False, max_batch_tokens=64)
     alone = [alone_driver.one(**dict(request)).tokens for request in requests]
     bytes_per_block = 4 * 2 * (2 * 16) * 4  # tokens, layers, key and value elements, bytes
-    settings["kv_cache_bytes"] = {1: 25, 2: 30}[kinds] * bytes_per_block
-    driver = drive(**settings, max_waiting=200, max_batch_tokens=24)
+    settings["kv_cache_bytes"] = {1: 25, 2: 20}[kinds] * bytes_per_block
+    driver = drive(**settings, max_waiting=200, max_batch_tokens={1: 24, 2: 12}[kinds])
     names: dict[str, int] = {}
     aborted: set[str] = set()
     pending = list(range(len(requests)))
@@ -75,8 +75,8 @@ def test_each_request_gets_what_it_gets_alone(
         driver.core.check()
     driver.core.check_idle()
     stats = driver.core.stats()
-    assert stats.num_preemptions > 10
-    assert stats.prefix_cache_hits > 100
+    assert stats.num_preemptions > {1: 10, 2: 3}[kinds]
+    assert stats.prefix_cache_hits > {1: 100, 2: 5}[kinds]
     finished = 0
     for name, index in names.items():
         result = driver.results[name]

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, Qwen2MoeConfig, Qwen2MoeForCausalLM
+from transformers import (
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2MoeConfig,
+    Qwen2MoeForCausalLM,
+)
 
 from slipway_api.ledger import OTHER_PROCESS
 
@@ -23,6 +30,8 @@ SETTINGS: dict[str, Any] = {
     "vocab_size": 32000, "hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4,
     "num_attention_heads": 8, "num_key_value_heads": 8, "head_dim": 64, "max_position_embeddings": 2048,
 }  # fmt: skip
+KINDS = [f"{kind}_attention" for kind in ("sliding", "sliding", "full", "sliding")]
+WINDOWS = {"sliding_window": 64, "layer_types": KINDS}
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
 
 
@@ -33,7 +42,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     LlamaForCausalLM(LlamaConfig(**SETTINGS)).save_pretrained(directory / "llama")
     moe = Qwen2MoeConfig(**{**SETTINGS, **EXPERTS, "shared_expert_intermediate_size": 256})
     Qwen2MoeForCausalLM(moe).save_pretrained(directory / "qwen2-moe")
-    return {name: directory / name for name in ("llama", "qwen2-moe")}
+    Gemma3ForCausalLM(Gemma3TextConfig(**SETTINGS, **WINDOWS)).save_pretrained(directory / "gemma3")
+    return {name: directory / name for name in ("llama", "qwen2-moe", "gemma3")}
 
 
 @pytest.mark.slow
@@ -44,6 +54,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("llama", {"cpu_backend": "torch"}, "TorchBackend"),
         ("llama", {"cpu_backend": "torch", "quantization": "int8", **BYTES}, "TorchBackend"),
         ("qwen2-moe", {}, "TorchBackend"),
+        ("gemma3", {"kv_cache_bytes": 8 << 20}, "NativeBackend"),
+        ("gemma3", {"kv_cache_bytes": 12 << 20, "cpu_backend": "torch"}, "TorchBackend"),
     ],
 )
 def test_the_worst_load_stays_within_the_plan(

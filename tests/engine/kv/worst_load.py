@@ -57,7 +57,7 @@ def load(core: EngineCore, seqs: int) -> int:
     """Fill every seat and the cache, with all that makes a step hold more; return the most blocks in use."""
     numbers = random.Random(1)
     length, vocab = core.ready.max_model_len, core.ready.vocab_size
-    capacity = core.ready.num_kv_blocks * core.ready.block_size
+    capacity = core.memory.max_tokens
     most = 0
     for seat in range(seqs + 2):
         # The first alone takes what one may; the others share the cache, and then some.
