@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from slipway_engine.config import EngineConfig
 from slipway_engine.core.request import Request
 from slipway_engine.core.scheduler import Scheduler
+from slipway_engine.core.scoring import Scorer
 from slipway_engine.errors import RequestError
 from slipway_engine.kv.blocks import PADDING_BLOCK, BlockPool
 from slipway_engine.kv.hashing import root
@@ -174,6 +176,18 @@ def test_logits_are_those_of_transformers(core: Callable[..., Any], gemma: tuple
         assert 0 < found.cached_tokens <= cached + 48
         rows = _logprobs(gemma[1], [*prompt, *found.tokens])[len(prompt) - 1 : -1]
         _compare(found.logprobs, rows, found.tokens)
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_scoring_has_a_table_for_each_group(
+    native_library: None, gemma: tuple[Path, Any], backend: str
+) -> None:
+    config = EngineConfig(
+        gemma[0], cpu_backend=backend, quantization="none", kv_cache_dtype="float32", dtype="float32",
+        device="cpu", num_threads=1,
+    )  # fmt: skip
+    rows = torch.cat([part.clone() for part in Scorer(config, len(PROMPT)).logits(PROMPT)])
+    torch.testing.assert_close(rows.log_softmax(1), _logprobs(gemma[1], PROMPT), atol=2e-3, rtol=0)
 
 
 def test_long_requests_hold_less_and_more_of_them_fit(
