@@ -34,14 +34,6 @@ class Writer(Protocol):
         """Delete this very version of an object. Raises Conflict where it changed, Missing where gone."""
 
 
-# The API server drops a field of a feature that is off, and what is left is a volume of no type.
-_NO_IMAGE_VOLUMES: Final = (
-    "this cluster's API server takes no images as volumes (feature gate ImageVolume, off by default up to "
-    "Kubernetes 1.34), which model.cache.mode Image needs; write model.cache.mode Shared or PerReplica, or "
-    "have the gate turned on in the API server and the kubelets"
-)
-
-
 async def apply_child(
     api: Writer, kind: Kind, parent: Object, live: Object | None, rendered: Object, remember: Remember
 ) -> ApplyProblem | None:
@@ -61,8 +53,6 @@ async def apply_child(
     except Denied as error:
         return ApplyProblem(kind, Reason.ADMISSION_DENIED, str(error), key.name)
     except Invalid as error:
-        if "must specify a volume type" in str(error):
-            return ApplyProblem(kind, Reason.IMAGE_VOLUMES_MISSING, _NO_IMAGE_VOLUMES, key.name)
         # Every value that is not the object's own is ours and valid, so it is the object that has to change.
         return ApplyProblem(kind, Reason.INVALID_SPEC, str(error), key.name)
     except (Terminal, NotPermitted) as error:

@@ -7,8 +7,6 @@ import json
 import pytest
 
 from slipway_api.conditions import Reason
-from slipway_operator.apply import apply_child
-from slipway_operator.errors import Invalid
 from slipway_operator.kinds import DEPLOYMENT, JOB
 from slipway_operator.plan import Plan, Refusal, make_plan
 from slipway_operator.plan.cache import View
@@ -125,37 +123,6 @@ def test_what_could_never_work_is_refused_with_the_way_out(recorded, source, fie
     assert isinstance(plan, Refusal), plan
     assert plan.reason is reason
     assert says in plan.message
-
-
-def test_an_image_is_mounted_by_its_digest(recorded):
-    source = "oci://registry.example:5000/team/m:1"
-    pod = engine_pod(recorded, source, cache={"mode": "Image"})
-    assert "initContainers" not in pod
-    (volume,) = [v for v in pod["volumes"] if v["name"] == "model"]
-    reference = f"registry.example:5000/team/m@sha256:{COMMIT}"
-    assert volume == {"name": "model", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}}
-
-
-class Refusing:
-    """An API server that refuses as v1.34 does where the gate ImageVolume is off."""
-
-    async def get(self, kind, key):
-        return None
-
-    async def apply(self, kind, key, body, *, subresource=None, force=True):
-        raise Invalid(
-            'Deployment.apps "chat-1" is invalid: spec.template.spec.volumes[1]: Required value: '
-            "must specify a volume type"
-        )
-
-
-async def test_a_cluster_without_image_volumes_is_told_as_such(recorded):
-    plan = planned(recorded, "oci://h/b:1", cache={"mode": "Image"})
-    (deployment,) = plan.of_kind(DEPLOYMENT)
-    parent = recorded.parent("chat")
-    problem = await apply_child(Refusing(), DEPLOYMENT, parent, None, deployment, lambda *_: None)
-    assert problem.reason is Reason.IMAGE_VOLUMES_MISSING
-    assert "PerReplica" in problem.message
 
 
 def test_signers_reach_the_fetch_and_name_another_volume(recorded):

@@ -178,9 +178,9 @@ def _refusal(bucket: str, answer: Answer) -> Exception:
     if b"<Error" in answer.body:
         error = markup.parse(answer.body, where)
         code, message = markup.text_of(error, "Code"), markup.text_of(error, "Message")
-    if code in ("NoSuchBucket", "NoSuchKey") or answer.status == 404:
-        return ModelNotFound(f"{where} does not exist; check the bucket's name, and the endpoint.")
     if code in _DENIED or answer.status == 403:
         return ModelAccessDenied(f"{where} is not open to these keys ({code or 'HTTP 403'}); {HINT}.")
+    if code in ("NoSuchBucket", "NoSuchKey") or answer.status == 404:
+        return ModelNotFound(f"{where} does not exist; check the bucket's name, and the endpoint.")
     said = ": ".join(part for part in (code, message[:200]) if part) or f"HTTP {answer.status}"
     return DownloadFailed(f"{where} does not list its files ({said}); check region and endpoint.")

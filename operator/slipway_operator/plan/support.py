@@ -12,6 +12,7 @@ from typing import Final
 from slipway_api.v1alpha1 import LLMDeploymentSpec, Spec
 
 UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
+    "model.cache.mode": ("PerReplica", "Shared"),
     "model.adapters": ([],),
     "model.trustRemoteCode": (False,),
     "engine.speculative": (),

@@ -210,6 +210,13 @@ def test_what_cannot_be_read_has_its_own_reason(bucket, endless, tmp_path, monke
         fetch("s3://models/llama", tmp_path, Fetch(), quick())
 
 
+def test_keys_that_a_store_does_not_know_are_no_missing_bucket(web, bucket, endless, tmp_path):
+    unknown = b"<Error><Code>InvalidAccessKeyId</Code><Message>no such key</Message></Error>"
+    web.script = Prefixed({}, "/models/?", endless(lambda handler: handler.answer(404, unknown)))
+    with pytest.raises(ModelAccessDenied, match="InvalidAccessKeyId"):
+        fetch("s3://models/llama", tmp_path, Fetch(), quick())
+
+
 def test_entities_in_an_answer_are_not_expanded(web, bucket, endless, tmp_path):
     bomb = b'<!DOCTYPE x [<!ENTITY a "aaaa">]><ListBucketResult>&a;</ListBucketResult>'
     web.script = Prefixed({}, "/models/?", endless(lambda handler: handler.answer(200, bomb)))
