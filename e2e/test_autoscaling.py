@@ -137,7 +137,8 @@ def test_load_brings_a_replica_and_its_absence_takes_it_away_and_no_request_fail
 
 
 def test_the_object_says_why_and_its_spec_is_left_alone(kube, elastic, namespace):
-    obj = kube.get("llmdep", NAME, namespace)
+    shown = ["-n", namespace, "--show-managed-fields"]
+    obj = kube("get", "llmdep", NAME, *shown, json=True)
     active = next(c for c in obj["status"]["conditions"] if c["type"] == "AutoscalingActive")
     assert (active["status"], active["reason"]) == ("True", "ValidMetricFound")
     assert obj["spec"]["replicas"] == elastic["spec"]["replicas"]
