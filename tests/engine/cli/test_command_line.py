@@ -93,7 +93,7 @@ def test_a_wrong_command_line_is_status_2_and_no_last_words(argv, last_words, ca
     ("argv", "reason"),
     [
         (["serve", "/nowhere/model.gguf"], "ModelNotFound"),
-        (["serve", "s3://bucket/model"], "InvalidArgument"),
+        (["serve", "ftp://bucket/model"], "InvalidArgument"),
         (["serve", "-f", "/nowhere.yaml"], "InvalidArgument"),
         (["fetch", "file:///nowhere", "--to", "/tmp/never"], "ModelNotFound"),
         (["fetch", "http://10.0.0.1/m.gguf", "--to", "{tmp}"], "InvalidArgument"),
