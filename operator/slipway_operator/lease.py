@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -54,6 +55,8 @@ class Leadership:
         self._clock, self._sleep = clock, sleep
         self._seen: tuple[str, float] | None = None
         """The Lease's version last seen, and when it was seen first."""
+        self._written: Object | None = None
+        """The Lease as we wrote it last: a renewal is one request, not two."""
         self._renewed = 0.0
         self.held = False
 
@@ -118,12 +121,17 @@ class Leadership:
         return holder
 
     async def _take(self) -> str:
+        written, self._written = self._written, None
+        if written is not None:
+            with suppress(Conflict):  # changed since, perhaps by a renewal of ours whose answer was lost
+                self._written = await self._api.replace_lease(self._key, self._lease(written))
+                return self._identity
         live = await self._api.get(LEASE, self._key)
         try:
             if live is None:
-                await self._api.create_lease(self._key, self._lease(None))
+                self._written = await self._api.create_lease(self._key, self._lease(None))
             elif self._free(live):
-                await self._api.replace_lease(self._key, self._lease(live))
+                self._written = await self._api.replace_lease(self._key, self._lease(live))
             else:
                 return str(live["spec"]["holderIdentity"])
         except Conflict:

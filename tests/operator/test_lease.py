@@ -20,10 +20,15 @@ class Leases:
     """The one Lease, with the API server's optimistic locking; `down` makes every call fail."""
 
     def __init__(self):
-        self.lease, self.version, self.down = None, 0, set()
+        self.lease, self.version, self.down, self.reads = None, 0, set(), 0
 
     def seen_by(self, who):
         return _Client(self, who)
+
+    def write(self, **spec):
+        self.version += 1
+        self.lease["spec"].update(spec)
+        self.lease["metadata"]["resourceVersion"] = str(self.version)
 
 
 class _Client:
@@ -37,6 +42,7 @@ class _Client:
     async def get(self, kind, key):
         assert (kind, key) == (LEASE, Key("system", "slipway-operator"))
         self._answer()
+        self._leases.reads += 1
         return copy.deepcopy(self._leases.lease)
 
     async def create_lease(self, key, body):
@@ -144,11 +150,34 @@ async def test_a_restarted_holder_leads_at_once():
     assert leases.lease["spec"]["leaseTransitions"] == 0
 
 
+async def test_a_renewal_whose_answer_was_lost_is_no_loss():
+    leases, time = Leases(), Time()
+    a = candidate(leases, time, "a")
+    await a.acquire()
+    leases.write(renewTime="just now")
+    task = asyncio.create_task(a.keep())
+    await time.advance(20)
+    assert a.leads()
+    task.cancel()
+
+
+async def test_a_holder_renews_by_one_request():
+    leases, time = Leases(), Time()
+    a = candidate(leases, time, "a")
+    await a.acquire()
+    version, reads = leases.version, leases.reads
+    task = asyncio.create_task(a.keep())
+    await time.advance(10)
+    assert leases.version > version
+    assert leases.reads == reads
+    task.cancel()
+
+
 async def test_a_holder_that_was_overtaken_stops():
     leases, time = Leases(), Time()
     a = candidate(leases, time, "a")
     await a.acquire()
-    leases.lease["spec"]["holderIdentity"] = "b"
+    leases.write(holderIdentity="b")
     task = asyncio.create_task(a.keep())
     await time.advance(3)
     with pytest.raises(LeadershipLost, match="b took the Lease"):
