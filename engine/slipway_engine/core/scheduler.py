@@ -168,7 +168,7 @@ class Scheduler:
                 break
             if request not in self._waiting:  # it may have been preempted since
                 self._continue(request, left, plan)
-        if self.counters.preemptions == preempted:
+        if self._waiting and self.counters.preemptions == preempted:
             self._admit(left, plan)
         return [Scheduled(request, count) for request, count in plan.items()]
 
@@ -201,18 +201,17 @@ class Scheduler:
         count = left.grant(request)
         if count == 0:
             return
-        while self._tables.needed(request, count) > self.pool.available:
-            if self._evict():
-                continue
-            victim = max(self.running, key=attrgetter("key"))
-            left.tokens += plan.pop(victim, 0)
-            self._preempt(victim)
-            if victim is request:
-                return
-        self._plan(request, count, left, plan)
-
-    def _plan(self, request: Request, count: int, left: _Budget, plan: dict[Request, int]) -> None:
-        self._tables.grow(request, count)
+        needed = self._tables.needed(request, count)
+        while needed > self.pool.available:
+            if not self._evict():
+                victim = max(self.running, key=attrgetter("key"))
+                left.tokens += plan.pop(victim, 0)
+                self._preempt(victim)
+                if victim is request:
+                    return
+            needed = self._tables.needed(request, count)
+        if needed:
+            self._tables.grow(request, count)
         left.spend(request, count)
         plan[request] = count
 
@@ -248,7 +247,9 @@ class Scheduler:
             self._start(request, hits)
             count = left.grant(request)
             if count:
-                self._plan(request, count, left, plan)
+                self._tables.grow(request, count)
+                left.spend(request, count)
+                plan[request] = count
 
     def _room(self, request: Request, hits: list[list[int]]) -> bool:
         """Say whether there are blocks for all of a request, and one a table for each of those that run."""
