@@ -20,7 +20,7 @@ from benchmarks.operator.api import until
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "localhost/slipway/engine:none"
 WRITES = ("apply", "create", "update", "delete")
-# So long without a reconcile counts as quiet.
+# So long without a write counts as quiet.
 QUIET_SECONDS = 3.0
 
 T = TypeVar("T")
@@ -57,15 +57,12 @@ class Operator:
             return False
 
     async def quiet(self) -> float:
-        """Wait until nothing is reconciled any more; return when the last reconcile was."""
+        """Wait until nothing is written any more and no object waits; return when the last of it was."""
         last, count = time.perf_counter(), -1.0
         while time.perf_counter() - last < QUIET_SECONDS:
             seen = await self.metrics()
-            waiting = seen.get("slipway_operator_queue_depth", 1.0) + seen.get(
-                "slipway_operator_queue_delayed", 0
-            )
-            if reconciles(seen) != count or waiting:
-                last, count = time.perf_counter(), reconciles(seen)
+            if writes(seen) != count or seen.get("slipway_operator_queue_depth", 1.0):
+                last, count = time.perf_counter(), writes(seen)
             await asyncio.sleep(0.1)
         return last
 
