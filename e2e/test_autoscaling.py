@@ -105,8 +105,8 @@ def test_load_brings_a_replica_and_its_absence_takes_it_away_and_no_request_fail
     env = {
         "URL": f"http://slipway-gateway.{front}/v1/chat/completions",
         "MODEL": f"{namespace}/{NAME}",
-        "HEAVY": "90",
-        "LIGHT": "240",
+        "HEAVY": "70",
+        "LIGHT": "180",
     }
     container = {
         "name": "client",
