@@ -23,6 +23,7 @@ import aiohttp
 
 from slipway_operator.errors import OperatorError
 from slipway_operator.kinds import ENDPOINT_SLICE, Key, Kind, Object
+from slipway_operator.signals.bodies import bounded
 
 PORT_NAME: Final = "admin"
 PATH: Final = "/internal/v1/holds"
@@ -131,7 +132,10 @@ class GatewayHolds:
             ) as answer:
                 if answer.status != 200:
                     return f"it answers {answer.status} to {PATH}"
-                found = read(await _whole(answer.content))
+                body = await bounded(answer.content, MAX_ANSWER)
+                if body is None:
+                    raise ValueError(f"an answer of more than {MAX_ANSWER} bytes")
+                found = read(body)
         except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             return f"{type(error).__name__}: {error}"
         before, gateway.held = gateway.held, found[1]
@@ -140,15 +144,6 @@ class GatewayHolds:
         if news:
             self._wake(news)
         return ""
-
-
-async def _whole(content: aiohttp.StreamReader) -> bytes:
-    body = bytearray()
-    async for chunk in content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise ValueError(f"an answer of more than {MAX_ANSWER} bytes")
-    return bytes(body)
 
 
 def read(body: bytes) -> tuple[int, Mapping[Key, int]]:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import aiohttp
 
 from slipway_operator.explain.findings import clean
+from slipway_operator.signals.bodies import bounded
 from slipway_operator.signals.connection import Connection
 
 TIMEOUT_SECONDS: Final = 5.0
@@ -83,7 +84,9 @@ class Client:
             async with session.post(
                 url, data={"query": query}, headers=headers, allow_redirects=False
             ) as answer:
-                body = await _whole(answer.content)
+                body = await bounded(answer.content, MAX_ANSWER)
+                if body is None:
+                    raise PrometheusError(f"an answer of more than {MAX_ANSWER >> 20} MiB")
                 known = answer.status in (200, 400, 422, 503)  # these carry the API's own words
                 if not known:
                     raise PrometheusError(f"it answers {answer.status}")
@@ -105,15 +108,6 @@ class Client:
                 trust_env=False,
             )
         return self._session
-
-
-async def _whole(content: aiohttp.StreamReader) -> bytes:
-    body = bytearray()
-    async for chunk in content.iter_chunked(1 << 16):
-        body += chunk
-        if len(body) > MAX_ANSWER:
-            raise PrometheusError(f"an answer of more than {MAX_ANSWER >> 20} MiB")
-    return bytes(body)
 
 
 def number(text: object) -> float | None:
