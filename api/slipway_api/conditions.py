@@ -69,6 +69,7 @@ class Reason(StrEnum):
     DOWNLOAD_STALLED = "DownloadStalled"  # bytes stopped coming
     VOLUME_FULL = "VolumeFull"  # the volume of the model's files has no room left
     VOLUME_NOT_SHAREABLE = "VolumeNotShareable"  # one node's volume for replicas that may run on several
+    IMAGE_VOLUMES_MISSING = "ImageVolumesMissing"  # the cluster mounts no images as volumes
     INSPECTING = "Inspecting"  # the model's headers are being read
     DOES_NOT_FIT = "DoesNotFit"
     INVALID_ARGUMENT = "InvalidArgument"

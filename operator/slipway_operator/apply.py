@@ -9,7 +9,7 @@ from slipway_api import names
 from slipway_api.conditions import Reason
 from slipway_operator.diff import differs
 from slipway_operator.errors import Conflict, Denied, Invalid, Missing, NotPermitted, Terminal
-from slipway_operator.kinds import PARENT, Key, Kind, Object, controller_of, key_of, uid_of
+from slipway_operator.kinds import DEPLOYMENT, PARENT, Key, Kind, Object, controller_of, key_of, uid_of
 from slipway_operator.problems import ApplyProblem
 
 # No object has this version, so applying it creates, and conflicts with whatever has the name already.
@@ -26,12 +26,26 @@ class Writer(Protocol):
         """Return one object, or None."""
 
     def apply(
-        self, kind: Kind, key: Key, body: Object, *, subresource: str | None = None, force: bool = True
+        self,
+        kind: Kind,
+        key: Key,
+        body: Object,
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        dry_run: bool = False,
     ) -> Awaitable[Object]:
-        """Server-side apply."""
+        """Server-side apply; with `dry_run` nothing is stored."""
 
     def delete(self, kind: Kind, obj: Object) -> Awaitable[None]:
         """Delete this very version of an object. Raises Conflict where it changed, Missing where gone."""
+
+
+_NO_IMAGE_VOLUMES: Final = (
+    "this cluster's API server takes no images as volumes (feature gate ImageVolume, off by default up to "
+    "Kubernetes 1.34), which model.cache.mode Image needs; write model.cache.mode Shared or PerReplica, or "
+    "have the gate turned on in the API server and the kubelets"
+)
 
 
 async def apply_child(
@@ -40,6 +54,8 @@ async def apply_child(
     """Make one child as rendered; return the problem that keeps it from being so. Raises Retryable."""
     key = key_of(rendered)
     try:
+        if await _loses_images(api, kind, key, live, rendered):
+            return ApplyProblem(kind, Reason.IMAGE_VOLUMES_MISSING, _NO_IMAGE_VOLUMES, key.name)
         # What the store does not know may still exist: without our labels we do not watch it.
         if live is None and (live := await _create(api, kind, key, rendered, remember)) is None:
             return None
@@ -58,6 +74,23 @@ async def apply_child(
     except (Terminal, NotPermitted) as error:
         return ApplyProblem(kind, Reason.APPLY_FAILED, str(error), key.name)
     return None
+
+
+async def _loses_images(api: Writer, kind: Kind, key: Key, live: Object | None, rendered: Object) -> bool:
+    """Return whether the API server would store a Deployment without its image volumes.
+
+    It drops the fields of a feature that is off without a word, and pods would run without their model. So
+    it is asked first what it would store.
+    """
+    wanted = _image_volumes(rendered) if kind is DEPLOYMENT else set()
+    if not wanted or (live is not None and not differs(live, rendered)):
+        return False
+    return not wanted <= _image_volumes(await api.apply(kind, key, rendered, dry_run=True))
+
+
+def _image_volumes(deployment: Object) -> set[str]:
+    volumes = deployment["spec"]["template"]["spec"].get("volumes") or ()
+    return {volume["name"] for volume in volumes if volume.get("image")}
 
 
 async def _create(api: Writer, kind: Kind, key: Key, rendered: Object, remember: Remember) -> Object | None:

@@ -109,9 +109,20 @@ class Kube:
                 return items, int(version) if version.isdigit() else 0
 
     async def apply(
-        self, kind: Kind, key: Key, body: Object, *, subresource: str | None = None, force: bool = True
+        self,
+        kind: Kind,
+        key: Key,
+        body: Object,
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        dry_run: bool = False,
     ) -> Object:
-        """Server-side apply `body` as the operator's field manager; return the object as it is now."""
+        """Server-side apply `body` as the operator's field manager; return the object as it is now.
+
+        With `dry_run` nothing is stored; the answer is what would have been.
+        """
+        more = {"dry_run": "All"} if dry_run else {}
         return await self._call(
             "apply",
             kind,
@@ -122,6 +133,7 @@ class Kube:
             content_type=_APPLY,
             field_manager=names.FIELD_MANAGER,
             force_conflicts="true" if force else "false",
+            **more,
         )
 
     async def delete(self, kind: Kind, obj: Object) -> None:

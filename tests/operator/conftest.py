@@ -230,7 +230,14 @@ class Server:
         self.announced.append((reason, message))
 
     async def apply(
-        self, kind: Kind, key: Key, body: Object, *, subresource: str | None = None, force: bool = True
+        self,
+        kind: Kind,
+        key: Key,
+        body: Object,
+        *,
+        subresource: str | None = None,
+        force: bool = True,
+        dry_run: bool = False,
     ) -> Object:
         what = f"{kind.plural}/{subresource}" if subresource else kind.plural
         if what in self.refuse:
@@ -243,6 +250,8 @@ class Server:
         version = body["metadata"].get("resourceVersion")
         if version is not None and live is not None and live["metadata"]["resourceVersion"] != version:
             raise Conflict(f"{what} {key}: the object has been modified")
+        if dry_run:
+            return _applied(live or {"metadata": {}}, body, subresource)
         self._disturb(before=True)
         self.writes.append(f"{what} {key}")
         applied = self.put(kind, _applied(live or {"metadata": {}}, body, subresource))

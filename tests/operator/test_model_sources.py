@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 
 from slipway_api.conditions import Reason
+from slipway_operator.apply import apply_child
 from slipway_operator.kinds import DEPLOYMENT, JOB
 from slipway_operator.plan import Plan, Refusal, make_plan
 from slipway_operator.plan.cache import View
@@ -123,6 +125,49 @@ def test_what_could_never_work_is_refused_with_the_way_out(recorded, source, fie
     assert isinstance(plan, Refusal), plan
     assert plan.reason is reason
     assert says in plan.message
+
+
+def test_an_image_is_mounted_by_its_digest(recorded):
+    source = "oci://registry.example:5000/team/m:1"
+    pod = engine_pod(recorded, source, cache={"mode": "Image"})
+    assert "initContainers" not in pod
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "model"]
+    reference = f"registry.example:5000/team/m@sha256:{COMMIT}"
+    assert volume == {"name": "model", "image": {"reference": reference, "pullPolicy": "IfNotPresent"}}
+
+
+class Dropping:
+    """An API server as v1.34 is where the gate ImageVolume is off: what it does not know is gone."""
+
+    def __init__(self):
+        self.stored = []
+
+    async def get(self, kind, key):
+        return None
+
+    async def apply(self, kind, key, body, *, subresource=None, force=True, dry_run=False):
+        answer = copy.deepcopy(body)
+        pod = answer["spec"]["template"]["spec"]
+        pod["volumes"] = [volume for volume in pod["volumes"] if "image" not in volume]
+        if not dry_run:
+            self.stored.append(answer)
+        return answer
+
+
+async def test_a_cluster_without_image_volumes_is_told_as_such_and_gets_no_pods(recorded):
+    (deployment,) = planned(recorded, "oci://h/b:1", cache={"mode": "Image"}).of_kind(DEPLOYMENT)
+    api, parent = Dropping(), recorded.parent("chat")
+    problem = await apply_child(api, DEPLOYMENT, parent, None, deployment, lambda *_: None)
+    assert problem.reason is Reason.IMAGE_VOLUMES_MISSING
+    assert "PerReplica" in problem.message
+    assert api.stored == []
+
+
+async def test_a_deployment_without_image_volumes_is_not_asked_about(recorded):
+    (deployment,) = planned(recorded, "oci://h/b:1").of_kind(DEPLOYMENT)
+    api, parent = Dropping(), recorded.parent("chat")
+    assert await apply_child(api, DEPLOYMENT, parent, None, deployment, lambda *_: None) is None
+    assert len(api.stored) == 1
 
 
 def test_signers_reach_the_fetch_and_name_another_volume(recorded):

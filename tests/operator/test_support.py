@@ -8,7 +8,6 @@ from slipway_api.v1alpha1 import LLMDeploymentSpec
 from slipway_operator.plan.support import UNSUPPORTED, unsupported_field
 
 SET = {
-    "model.cache.mode": {"model": {"source": "oci://h/b:1", "cache": {"mode": "Image"}}},
     "model.adapters": {"model": {"source": "hf://a/b", "adapters": [{"name": "x", "source": "hf://a/c"}]}},
     "model.trustRemoteCode": {"model": {"source": "hf://a/b", "trustRemoteCode": True}},
     "engine.speculative": {"engine": {"speculative": {"method": "ngram"}}},

@@ -79,7 +79,7 @@ def _pod_spec(spec: LLMDeploymentSpec, overlay: PodTemplateSpec, values: Effecti
         "containers": [_engine(overlay, values)],
         "volumes": [*_volumes(values), *(_dump(volume) for volume in overlay.volumes or ())],
     }
-    if values.source.fetched and values.claim is None:
+    if values.source.fetched and values.claim is None and not mounts_image(values):
         pod["initContainers"] = [_fetch(spec, values)]
         pod["volumes"] += [*ca_volumes(values), *key_volumes(spec, values)]
     if overlay.node_selector:
@@ -223,6 +223,20 @@ def revision_arguments(values: Effective) -> list[str]:
     return ["--revision", version] if version is not None and values.source.scheme != "https" else []
 
 
+def mounts_image(values: Effective) -> bool:
+    """Return whether the kubelet mounts the artifact itself."""
+    return values.source.scheme == "oci" and values.cache.mode == "Image"
+
+
+def image_reference(values: Effective) -> str:
+    """Return the artifact to mount: by its digest, once it is known, so that all replicas have the same."""
+    location = values.source.location
+    if values.commit is None:
+        return location
+    host, slash, path = location.partition("/")
+    return f"{host}{slash}{path.partition('@')[0].partition(':')[0]}@sha256:{values.commit}"
+
+
 def model_path(values: Effective) -> str:
     """Return where the engine container finds the model."""
     source = values.source
@@ -242,6 +256,9 @@ def _volumes(values: Effective) -> list[Object]:
     if values.source.fetched and values.claim is not None:
         claim = {"claimName": values.claim, "readOnly": True}
         volumes.append({"name": "model", "persistentVolumeClaim": claim})
+    elif mounts_image(values):
+        image = {"reference": image_reference(values), "pullPolicy": "IfNotPresent"}
+        volumes.append({"name": "model", "image": image})
     elif values.source.fetched:
         volumes.append({"name": "model", "emptyDir": {}})
     if values.source.scheme == "pvc":

@@ -12,7 +12,6 @@ from typing import Final
 from slipway_api.v1alpha1 import LLMDeploymentSpec, Spec
 
 UNSUPPORTED: Final[Mapping[str, tuple[object, ...]]] = {
-    "model.cache.mode": ("PerReplica", "Shared"),
     "model.adapters": ([],),
     "model.trustRemoteCode": (False,),
     "engine.speculative": (),
