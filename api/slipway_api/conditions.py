@@ -47,6 +47,7 @@ class Reason(StrEnum):
     TERMINATING = "Terminating"  # old pods finish their streams
     MINIMUM_REPLICAS_UNAVAILABLE = "MinimumReplicasUnavailable"  # fewer replicas serve than asked for
     # the object
+    NAME_TAKEN = "NameTaken"  # an older object holds a name that it claims; it works by its own
     INVALID_SPEC = "InvalidSpec"  # a combination of fields that the schema could not refuse
     UNSUPPORTED_FIELD = "UnsupportedField"  # a field of the API that this version does not act on
     ROLLOUT_FAILED = "RolloutFailed"  # the newest revision never became ready; the last good one runs

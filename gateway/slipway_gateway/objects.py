@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from slipway_api import claims
 from slipway_api.names import LABEL_DEPLOYMENT
 
 LABEL_SERVICE = "kubernetes.io/service-name"
@@ -62,9 +63,9 @@ class Deployment:
         return (*self.served_names, *self.adapters)
 
     @property
-    def age_order(self) -> tuple[str, str, Key]:
+    def age_order(self) -> claims.Age:
         """Sorts the oldest claim first."""
-        return (self.created, self.uid, self.key)
+        return claims.age_order(self.created, self.uid, *self.key)
 
 
 class Endpoint(NamedTuple):
@@ -114,9 +115,7 @@ def read_deployment(obj: Any) -> Deployment | None:
     if key is None:
         return None
     meta, spec = _mapping(obj.get("metadata")), _mapping(obj.get("spec"))
-    model, status = _mapping(spec.get("model")), _mapping(obj.get("status"))
-    served = _names(_list(model.get("servedNames"))) or (key.name,)
-    adapters = _names([_mapping(adapter).get("name") for adapter in _list(model.get("adapters"))])
+    status = _mapping(obj.get("status"))
     scaling = spec.get("autoscaling")
     parked = spec.get("suspend") is True or (not scaling and spec.get("replicas") == 0)
     routing, effective = _mapping(spec.get("routing")), _effective(status)
@@ -124,11 +123,11 @@ def read_deployment(obj: Any) -> Deployment | None:
         key=key,
         created=_text(meta.get("creationTimestamp")),
         uid=_text(meta.get("uid")),
-        served_names=served,
+        served_names=claims.served_names(key.name, spec),
         suspended=parked,
         sentence=_why_not_ready(status),
         prefix_characters=_prefix_characters(routing),
-        adapters=tuple(name for name in adapters if name not in served),
+        adapters=claims.adapter_names(key.name, spec),
         from_zero=not parked and _mapping(scaling).get("minReplicas") == 0 and not _blocked(status),
         sequences=_count(effective.get("engine.maxNumSeqs"), least=1),
         max_held=_count(routing.get("maxHeldRequests", effective.get("routing.maxHeldRequests"))),
@@ -136,10 +135,6 @@ def read_deployment(obj: Any) -> Deployment | None:
         digest=_text(_mapping(status.get("model")).get("digest"))
         or _text(_mapping(status.get("model")).get("commit")),
     )
-
-
-def _names(values: list[Any]) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(name for name in values if isinstance(name, str) and name))
 
 
 def _effective(status: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,10 +7,10 @@ namespaces the caller sees, so a later object never takes over somebody's traffi
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from slipway_api import claims
 from slipway_gateway.objects import Deployment, Endpoint, Key, Slice
 
 
@@ -78,11 +78,7 @@ class Routes:
 def build(deployments: Iterable[Deployment]) -> Routes:
     """Return the routes of these deployments."""
     by_age = tuple(sorted(deployments, key=lambda d: d.age_order))
-    claims: dict[str, list[Deployment]] = defaultdict(list)
-    for deployment in by_age:
-        for name in deployment.names:
-            claims[name].append(deployment)
-    return Routes({d.key: d for d in by_age}, {n: tuple(c) for n, c in claims.items()}, by_age)
+    return Routes({d.key: d for d in by_age}, claims.by_name(by_age), by_age)
 
 
 def upstream_model(deployment: Deployment, asked: str) -> str:

@@ -57,8 +57,15 @@ class Announcer:
 
 
 def news(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return the reason and the sentence of what keeps an object from being ready, where that is news."""
-    old, new = _ready(before), _ready(after)
+    """Return the reason and the sentence of what keeps an object from being ready, where that is news.
+
+    A name that an older object holds is told too: it keeps users from asking for it, if not the object from
+    being ready.
+    """
+    accepted = _of(after, Condition.ACCEPTED)
+    if accepted.get("reason") == Reason.NAME_TAKEN != _of(before, Condition.ACCEPTED).get("reason"):
+        return str(Reason.NAME_TAKEN), str(accepted.get("message"))
+    old, new = _of(before, Condition.READY), _of(after, Condition.READY)
     reason = new.get("reason")
     waits = reason in PASSING or reason == Reason.INSPECTING
     if new.get("status") != "False" or waits or (old.get("status"), old.get("reason")) == ("False", reason):
@@ -66,6 +73,6 @@ def news(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, str]
     return str(reason), str(new.get("message"))
 
 
-def _ready(status: Mapping[str, Any]) -> Mapping[str, Any]:
+def _of(status: Mapping[str, Any], kind: Condition) -> Mapping[str, Any]:
     conditions = status.get("conditions") or ()
-    return next((each for each in conditions if each.get("type") == Condition.READY), {})
+    return next((each for each in conditions if each.get("type") == kind), {})

@@ -35,13 +35,20 @@ class Intake:
         self._metrics.events.labels(kind.plural).inc()
         self._freshness.deliver(kind, obj, self._clock(), deleted=deleted)
         before = self._store.get(kind, key_of(obj))
+        rivals = self._rivals(kind, obj)
         changed = self._store.drop(kind, obj) if deleted else self._store.put(kind, obj)
         if changed and kind is LLM_CLASS:
             self._enqueue_class(key_of(obj).name)
         elif changed and (deleted or matters(kind, before, self._as_compared(kind, obj))):
             self._enqueue(kind, obj, first=kind is PARENT)
+            # Who held a name, or holds it now, is news to those who claim it too.
+            for key in rivals | self._rivals(kind, obj):
+                self._queue.add(key)
             if before is not None:
                 self._enqueue(kind, before)  # an edit may have taken away the label that names the parent
+
+    def _rivals(self, kind: Kind, obj: Object) -> set[Key]:
+        return self._store.claims.rivals(key_of(obj)) if kind is PARENT else set()
 
     def _is_behind(self, key: Key) -> bool:
         """Return whether an LLMDeployment was written since its status was."""

@@ -47,6 +47,7 @@ def observe(store: Store, key: Key, views: Mapping[Key, View], *, everywhere: bo
         views=views,
         ahead=_ahead(store, parent),
         holders=holders_of(scarce, key, store.all(POD), everywhere=everywhere) if scarce else "",
+        taken=store.claims.taken(key),
     )
 
 

@@ -19,6 +19,7 @@ from slipway_operator.kinds import (
     CONTROLLER_REVISION,
     DEPLOYMENT,
     OWNED,
+    PARENT,
     POD,
     SINGLE,
     WATCHED,
@@ -30,6 +31,7 @@ from slipway_operator.kinds import (
     uid_of,
     version_of,
 )
+from slipway_operator.rivals import Claims
 
 # How many deletions are remembered; an answer or a list is late by seconds, not by thousands of deletions.
 BURIED = 4096
@@ -100,6 +102,8 @@ class Store:
         self._objects: dict[Kind, dict[Key, Object]] = {kind: {} for kind in WATCHED}
         self._owned: dict[Kind, defaultdict[Key, set[Key]]] = {kind: defaultdict(set) for kind in OWNED}
         self._buried: dict[str, None] = {}
+        self.claims = Claims()
+        """Of model names, by the LLMDeployments here."""
 
     def get(self, kind: Kind, key: Key) -> Object | None:
         """Return one object, or None."""
@@ -132,6 +136,8 @@ class Store:
         parent = parent_key(obj) if kind in OWNED else None
         if parent is not None:
             self._owned[kind][parent].add(key)
+        if kind is PARENT:
+            self.claims.put(obj)
         return True
 
     def drop(self, kind: Kind, obj: Object) -> bool:
@@ -159,6 +165,7 @@ class Store:
         for key, known in list(self._objects[kind].items()):
             if key not in seen and version_of(known) <= as_of:
                 healed.parents.add(self._parent_of(kind, known))
+                healed.parents |= self.claims.rivals(key) if kind is PARENT else set()
                 self._forget(kind, key)
         return healed
 
@@ -170,6 +177,8 @@ class Store:
 
     def _forget(self, kind: Kind, key: Key) -> None:
         known = self._objects[kind].pop(key, None)
+        if kind is PARENT:
+            self.claims.drop(key)
         parent = parent_key(known) if known is not None and kind in OWNED else None
         if parent is not None:
             siblings = self._owned[kind][parent]

@@ -607,3 +607,34 @@ async def test_a_claim_of_somebody_else_is_left_alone(server, recorded, operator
     assert "is not a model cache" in result.problems[0].message
     await operator.reconcile()
     assert reason(server) == Reason.APPLY_FAILED
+
+
+async def test_an_older_object_of_the_same_name_is_told_and_its_end_too(server, operator, parent, recorded):
+    younger = copy.deepcopy(recorded.parent("late"))
+    younger["spec"]["model"]["servedNames"] = ["late", "chat"]
+    younger["metadata"] |= {"uid": "late", "creationTimestamp": "2999-01-01T00:00:00Z"}
+    server.put(PARENT, younger)
+    late = Key("team", "late")
+
+    async def accepted(key):
+        await operator.reconcile(key)
+        found = server.objects[PARENT, key]["status"]["conditions"]
+        return next((c["status"], c["reason"], c["message"]) for c in found if c["type"] == "Accepted")
+
+    status, why, message = await accepted(late)
+    assert (status, why) == ("True", Reason.NAME_TAKEN)
+    assert "'chat' (by chat)" in message
+    assert server.announced == [("NameTaken", message)]
+    assert (await accepted(KEY))[1] == Reason.ACCEPTED
+    server.writes.clear()
+    await operator.reconcile(late)
+    assert server.writes == []
+    while len(operator.queue):
+        operator.queue.done(await operator.queue.get())
+    operator.intake.take(PARENT, "DELETED", server.objects.pop((PARENT, KEY)))
+    queued = set()
+    while len(operator.queue):
+        queued.add(key := await operator.queue.get())
+        operator.queue.done(key)
+    assert late in queued
+    assert (await accepted(late))[1] == Reason.ACCEPTED

@@ -41,6 +41,7 @@ class World:
         alone: whether there will be no operator: pods fetch for themselves then.
         holders: who holds accelerators like those that its pods wait for, as words for people.
         scaled: what the autoscaler decided; None where nobody asked it.
+        taken: names of its model that an older object holds, and that object's key.
     """
 
     parent: Object
@@ -57,3 +58,4 @@ class World:
     alone: bool = False
     holders: str = ""
     scaled: Scaled | None = None
+    taken: tuple[tuple[str, Key], ...] = ()

@@ -25,6 +25,7 @@ from slipway_operator.plan import Plan, Refusal, World
 from slipway_operator.plan.prepare import Prepared
 from slipway_operator.plan.revision import LABEL_REVISION, NOT_SHAPING
 from slipway_operator.problems import ApplyProblem
+from slipway_operator.rivals import sentence
 from slipway_operator.status.conditions import Verdict, conditions_of
 from slipway_operator.status.story import HELD, reverted, rolling, upgrade
 
@@ -190,6 +191,7 @@ def _verdict(seen: Observation, pods: _Pods) -> Verdict:
         held=held if complete else None,
         upgrade=upgrade(plan) if plan is not None else None,
         scaling=seen.world.scaled.active if seen.world.scaled else None,
+        taken=sentence(key_of(seen.parent), seen.world.taken) if seen.world.taken else "",
     )
 
 

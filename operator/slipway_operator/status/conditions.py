@@ -34,6 +34,8 @@ class Verdict:
     """What the operator would make otherwise now, in one sentence; empty: nothing; None: nobody knows."""
     scaling: Told | None = None
     """What the autoscaler says; None where the object decides on its replicas itself."""
+    taken: str = ""
+    """Which names an older object holds, in one sentence; empty: none."""
 
     @property
     def stalled(self) -> bool:
@@ -95,6 +97,8 @@ def _since(old: Mapping[str, Any], value: Value, now: str) -> str:
 def _accepted(verdict: Verdict) -> Told:
     if verdict.refusal is not None:
         return "False", verdict.refusal.reason, sentence(verdict)
+    if verdict.taken:
+        return "True", Reason.NAME_TAKEN, verdict.taken
     return "True", Reason.ACCEPTED, "The object is valid."
 
 
