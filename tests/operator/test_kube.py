@@ -53,7 +53,8 @@ async def wire(kubeconfig):
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
-    kubeconfig(runner.addresses[0][1])
+    wire.port = runner.addresses[0][1]
+    kubeconfig(wire.port)
     yield wire
     await runner.cleanup()
 
@@ -177,6 +178,35 @@ async def test_a_garbled_answer_and_a_refused_connection_are_tried_again(kube, w
         kube._dynamic.client.configuration.host = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with pytest.raises(Retryable, match="ClientConnectorError"):
             await kube.get(DEPLOYMENT, KEY)
+
+
+@pytest.mark.parametrize("excepted", ["", "127.0.0.1,.example.com"])
+async def test_the_environments_proxy_is_used_where_no_exception_is_made(
+    wire, kubeconfig, monkeypatch, excepted
+):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{wire.port}")
+    monkeypatch.setenv("NO_PROXY", excepted)
+    wire.will(200)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        kubeconfig(nobody.getsockname()[1])
+        async with connect() as kube:
+            if excepted:
+                with pytest.raises(Retryable, match="ClientConnectorError"):
+                    await kube.get(DEPLOYMENT, KEY)
+                return
+            await kube.get(DEPLOYMENT, KEY)
+        assert wire.requests[0][0].url.port == nobody.getsockname()[1]
+
+
+async def test_a_password_file_of_the_machine_changes_no_request(kube, wire, monkeypatch, tmp_path):
+    (tmp_path / "netrc").write_text("machine 127.0.0.1 login somebody password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    wire.will(200)
+    await kube.get(DEPLOYMENT, KEY)
+    assert wire.requests[0][0].headers["Authorization"] == "Bearer secret"
 
 
 async def test_a_server_that_never_answers_is_given_up(kube, wire, monkeypatch):
