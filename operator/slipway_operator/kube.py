@@ -314,7 +314,7 @@ async def _load_kubeconfig(configuration: client.Configuration) -> None:
 
 
 def _proxy_to(server: str) -> str | None:
-    """Return the proxy that the environment names for a URL: HTTPS_PROXY, where NO_PROXY does not except it."""
+    """Return the proxy that the environment names for a URL, unless NO_PROXY excepts it."""
     parts = urlsplit(server)
     if parts.hostname is None or proxy_bypass(parts.hostname):
         return None
