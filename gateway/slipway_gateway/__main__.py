@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from slipway_gateway.kube import AUTO, NoCluster, find
 from slipway_gateway.limits import Limits, Timeouts
 from slipway_gateway.line import HoldLimits
 from slipway_gateway.meters import ANY_MODEL, Period
+from slipway_gateway.otlp import NoCollector, target_of
 from slipway_gateway.record import NoLog
 from slipway_gateway.settings import AuthMode, Settings
 from slipway_gateway.tls import Files, NoCertificate
@@ -81,6 +83,13 @@ def _add_run(run: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="append a line of JSON for each request; default: standard output",
+    )
+    run.add_argument(
+        "--otlp-endpoint",
+        default="",
+        metavar="URL",
+        help="send these records to an OpenTelemetry collector too, for example http://collector:4318; "
+        "OTEL_EXPORTER_OTLP_ENDPOINT and _HEADERS are read as well",
     )
     run.add_argument(
         "--state-dir", type=Path, metavar="DIR", help="volume for the sums of budgets, shared by all gateways"
@@ -191,6 +200,7 @@ def settings_of(args: argparse.Namespace) -> Settings:
         status_page=args.status_page,
         stream_usage=args.stream_usage,
         request_log=args.request_log,
+        otlp=target_of(args.otlp_endpoint, os.environ),
         state_dir=args.state_dir,
         service=args.service,
         holds=HoldLimits(args.max_held_bytes, args.max_hold_seconds),
@@ -243,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs.configure(args.log_level)
     try:
         asyncio.run(_run(settings_of(args)))
-    except (NoCluster, NoCertificate, NoLog) as error:
+    except (NoCluster, NoCertificate, NoLog, NoCollector) as error:
         print(f"slipway-gateway: {error}", file=sys.stderr)
         return 1
     return 0

@@ -16,7 +16,7 @@ from slipway_gateway.limits import Admission
 from slipway_gateway.metrics import Metrics
 from slipway_gateway.objects import Key
 from slipway_gateway.proxy import Proxy
-from slipway_gateway.record import CLIENT_LEFT, OK, REFUSED, AccessLog, Record
+from slipway_gateway.record import CLIENT_LEFT, OK, REFUSED, Record
 from slipway_gateway.routing import EVERYTHING
 from slipway_gateway.tenants import Caller, authenticate
 from slipway_gateway.world import World
@@ -35,6 +35,13 @@ class Guard(Protocol):
 
     def caller(self, authorization: str) -> Caller:
         """Return the caller, or refuse."""
+
+
+class Log(Protocol):
+    """Who writes down the requests."""
+
+    def write(self, record: Record) -> None:
+        """Write down a request that is over."""
 
 
 class NoGuard:
@@ -67,14 +74,15 @@ class FrontDoor:
         proxy: Proxy,
         admission: Admission,
         metrics: Metrics,
-        access_log: AccessLog,
+        access_log: Log,
+        exporter: Log | None = None,
     ) -> None:
         self._world = world
         self._guard = guard
         self._proxy = proxy
         self._admission = admission
         self._metrics = metrics
-        self._access_log = access_log
+        self._logs: list[Log] = [access_log, *([exporter] if exporter else [])]
         self.ended: Callable[[Record], None] = lambda _: None
         """Called with the record of each request that is over."""
         self.closing = False
@@ -92,8 +100,7 @@ class FrontDoor:
             record.status = CLIENT_CLOSED_REQUEST
             raise ConnectionResetError from None
         finally:
-            self._metrics.finished(record)
-            self._access_log.write(record)
+            self._write(record)
             self.ended(record)
         if self.closing:
             response.force_close()
@@ -102,8 +109,12 @@ class FrontDoor:
     def unreadable(self, status: int) -> None:
         """Write down a request of which not even the head could be read."""
         record = Record("", "", "other", outcome=REFUSED, status=status)
+        self._write(record)
+
+    def _write(self, record: Record) -> None:
         self._metrics.finished(record)
-        self._access_log.write(record)
+        for each in self._logs:
+            each.write(record)
 
     async def _answer(self, request: web.BaseRequest, record: Record) -> web.StreamResponse:
         try:

@@ -24,6 +24,7 @@ from slipway_gateway.limits import Admission
 from slipway_gateway.listener import Listener
 from slipway_gateway.meter import Meter
 from slipway_gateway.metrics import Metrics, Picture
+from slipway_gateway.otlp import Exporter
 from slipway_gateway.peers import Peers
 from slipway_gateway.proxy import Proxy
 from slipway_gateway.record import AccessLog
@@ -49,6 +50,7 @@ class Gateway:
         self._settings = settings
         self._access = access
         self._access_log = access_log or AccessLog.at(settings.request_log)
+        self.exporter = Exporter(settings.otlp) if settings.otlp else None
         self._draining = False
         self.certificate = Certificate(settings.tls) if settings.tls else None
         self._chores: list[asyncio.Task[None]] = []
@@ -84,12 +86,15 @@ class Gateway:
             Picture(self.world, self.admission, self.room, fleet.balancers, self.watches.heard)
         )
         self.door = FrontDoor(
-            self.world, self._guard(), proxy, self.admission, self.metrics, self._access_log
+            self.world, self._guard(), proxy, self.admission, self.metrics, self._access_log, self.exporter
         )
         self.watches.start()
         self._chores = [asyncio.create_task(ledger.follow())]
         if self.certificate is not None:
             self._chores.append(asyncio.create_task(self.certificate.follow()))
+        if self.exporter is not None:
+            self.metrics.registry.register(self.exporter)
+            self._chores.append(asyncio.create_task(self.exporter.follow(self._to_api)))
         await self._listen()
 
     def _guard(self) -> Guard:
@@ -170,6 +175,8 @@ class Gateway:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
+        if self.exporter is not None:
+            await self.exporter.finish(self._to_api)
         await self._admin.cleanup()
         await self._to_pods.close()
         await self._to_api.close()

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Any, Final, TextIO
 
 from slipway_gateway.objects import Key
 from slipway_gateway.usage import Tally
@@ -57,6 +57,33 @@ class Record:
         return time.monotonic() - self.began
 
 
+def fields(record: Record) -> dict[str, Any]:
+    """Return what is written down of a request that is over."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "kind": "request",
+        "request_id": record.request_id,
+        "tenant": record.tenant or None,
+        "key_id": record.key_id or None,
+        "method": record.method,
+        "route": record.route,
+        "deployment": str(record.deployment) if record.deployment else None,
+        "model_digest": record.digest or None,
+        "prompt_tokens": record.tally.prompt,
+        "completion_tokens": record.tally.answer,
+        "tokens_estimated": not record.tally.exact,
+        "pod": record.pod or None,
+        "retries": record.retries,
+        "status": record.status,
+        "outcome": record.outcome,
+        "ms": round(record.seconds() * 1000, 1),
+        "first_byte_ms": None if record.first_byte is None else round(record.first_byte * 1000, 1),
+        "held_ms": round(record.held * 1000, 1),
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+    }
+
+
 class NoLog(Exception):
     """The file cannot be written."""
 
@@ -82,27 +109,5 @@ class AccessLog:
 
     def write(self, record: Record) -> None:
         """Write the line of a request that is over."""
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "kind": "request",
-            "request_id": record.request_id,
-            "tenant": record.tenant or None,
-            "key_id": record.key_id or None,
-            "method": record.method,
-            "route": record.route,
-            "deployment": str(record.deployment) if record.deployment else None,
-            "model_digest": record.digest or None,
-            "prompt_tokens": record.tally.prompt,
-            "completion_tokens": record.tally.answer,
-            "tokens_estimated": not record.tally.exact,
-            "pod": record.pod or None,
-            "retries": record.retries,
-            "status": record.status,
-            "outcome": record.outcome,
-            "ms": round(record.seconds() * 1000, 1),
-            "first_byte_ms": None if record.first_byte is None else round(record.first_byte * 1000, 1),
-            "held_ms": round(record.held * 1000, 1),
-            "bytes_in": record.bytes_in,
-            "bytes_out": record.bytes_out,
-        }
+        line = fields(record)
         print(json.dumps(line, separators=(",", ":")), file=self._stream, flush=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from slipway_gateway.kube import AUTO
 from slipway_gateway.limits import Limits, Timeouts
 from slipway_gateway.line import HoldLimits
+from slipway_gateway.otlp import Target
 from slipway_gateway.tls import Files
 
 
@@ -46,5 +47,7 @@ class Settings:
     """The Service in front of the gateways, whose number divides limits; none: this is the only one."""
     request_log: Path | None = None
     """File to which a line for each request is appended; None: standard output."""
+    otlp: Target | None = None
+    """The collector that gets these records too; None: nobody."""
     limits: Limits = field(default_factory=Limits)
     timeouts: Timeouts = field(default_factory=Timeouts)

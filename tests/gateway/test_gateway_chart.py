@@ -63,6 +63,18 @@ def test_budgets_are_kept_on_a_volume(helm: str):
     assert settings.service in {obj["metadata"]["name"] for obj in objects if obj["kind"] == "Service"}
 
 
+def test_records_go_to_a_collector_whose_headers_come_from_a_secret(helm: str):
+    objects = render(
+        helm, "gateway.enabled=true", 'gateway.otlp={"endpoint":"http://c:4318","headersSecret":"collector"}'
+    )
+    pod = next(obj for obj in objects if obj["kind"] == "Deployment")["spec"]["template"]["spec"]
+    settings = settings_of(parser().parse_args(pod["containers"][0]["args"]))
+    assert settings.otlp is not None
+    assert settings.otlp.url == "http://c:4318/v1/logs"
+    variable = next(e for e in pod["containers"][0]["env"] if e["name"] == "OTEL_EXPORTER_OTLP_HEADERS")
+    assert variable["valueFrom"]["secretKeyRef"] == {"name": "collector", "key": "headers"}
+
+
 def test_tls_comes_from_a_secret(helm: str):
     objects = render(helm, "gateway.enabled=true", 'gateway.tls.secretName="front"')
     pod = next(obj for obj in objects if obj["kind"] == "Deployment")["spec"]["template"]["spec"]
