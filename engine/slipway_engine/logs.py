@@ -52,5 +52,6 @@ def configure_logging(style: str = "auto", level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("httpx", "httpcore", "uvicorn", "asyncio"):
+    # HTTP clients tell every URL, and a URL may be signed: whoever reads it in a log could use it.
+    for noisy in ("httpx", "httpcore", "httpx2", "httpcore2", "urllib3", "uvicorn", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -228,12 +228,32 @@ def test_the_environment_is_closed_however_it_is_written():
     assert passes({}, podTemplate={"env": []})
 
 
-@pytest.mark.parametrize("name", ["HF_ENDPOINT", "https_proxy", "HTTP_PROXY", "SSL_CERT_FILE", "all_proxy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HF_ENDPOINT",
+        "https_proxy",
+        "HTTP_PROXY",
+        "SSL_CERT_FILE",
+        "all_proxy",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_REGION",
+        "aws_default_region",
+        "HUGGINGFACE_CO_STAGING",
+    ],
+)
 def test_an_open_environment_does_not_lead_fetches_elsewhere(name):
     offer = {"allow": {"env": True}, "allowedSources": ["hf://org/"]}
     entry = {"name": name, "value": "http://evil"}
     assert f"podTemplate.env {name}" in denied(offer, podTemplate={"env": [entry]})
     assert passes({"allow": {"env": True}}, podTemplate={"env": [entry]})
+
+
+@pytest.mark.parametrize("name", ["LD_PRELOAD", "ld_audit", "PYTHONPATH", "PYTHONSTARTUP", "VLLM_PLUGINS"])
+def test_no_code_but_the_engines_comes_in_by_a_variable(name):
+    entry = {"name": name, "value": "/models/model.safetensors"}
+    assert f"podTemplate.env {name}" in denied({"allow": {"env": True}}, podTemplate={"env": [entry]})
+    assert passes({"allow": {"env": True, "remoteCode": True}}, podTemplate={"env": [entry]})
 
 
 @pytest.mark.parametrize(
@@ -303,6 +323,17 @@ def test_remote_code_does_not_come_in_by_an_argument(arguments):
         ("--served-model-name", "own fields set"),
         ("--port", "own fields set"),
         ("--no-enable-prefix-caching", "own fields set"),
+        ("--disable-prefix-caching", "own fields set"),
+        ("-q", "allowedSources"),
+        ("-n2", "own fields set"),
+        ("-sc", "allowedSources"),
+        ("-sc.model", "allowedSources"),
+        ("-cc={}", "allowedSources"),
+        ("-s", "write the long one"),
+        ("-dpn", "write the long one"),
+        ("$(ANY)", "write its value"),
+        ("--seed=$(ANY)", "write its value"),
+        ("$$$(ANY)", "write its value"),
         ("--tokenizer", "allowedSources"),
         ("--tokeni", "allowedSources"),
         ("--lora-modules", "allowedSources"),
@@ -354,7 +385,17 @@ def test_no_other_files_come_in_by_an_argument_of_sglang(argument):
 
 
 def test_ordinary_arguments_pass_where_they_are_open():
-    arguments = ["--dtype", "bfloat16", "-O3", "--seed", "-1", "--enforce-eager", "--trace-name=x"]
+    arguments = [
+        "--dtype",
+        "bfloat16",
+        "-O3",
+        "-O.level=3",
+        "$$(X)",
+        "--seed",
+        "-1",
+        "--enforce-eager",
+        "--trace-name=x",
+    ]
     assert passes(
         {"allow": {"extraArgs": True}, "allowedSources": ["hf://org/"]}, engine={"extraArgs": arguments}
     )

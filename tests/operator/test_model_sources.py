@@ -182,6 +182,17 @@ def test_signers_reach_the_fetch_and_name_another_volume(recorded):
     assert signed.prepared.wish.key != plain.prepared.wish.key
 
 
+@pytest.mark.parametrize(
+    "name", ["SLIPWAY_SIGNATURE_KEYS", "SLIPWAY_ALLOWED_SOURCES", "SLIPWAY_WORKLOAD_IDENTITY"]
+)
+def test_an_object_s_environment_does_not_speak_for_its_class(recorded, name):
+    offer = {"metadata": {"name": "open"}, "spec": {"allow": {"env": True}}}
+    more = {"classes": {"open": offer}, "className": "open"}
+    plan = planned(recorded, "s3://b/m", podTemplate={"env": [{"name": name, "value": "mine"}]}, **more)
+    assert isinstance(plan, Refusal)
+    assert "the operator's own prefix" in plan.message
+
+
 def test_a_class_names_the_stores(recorded):
     network = {"s3Endpoint": "http://minio.store:9000", "s3Region": "eu-1", "gsEndpoint": "http://gs.store"}
     offer = {"metadata": {"name": "ours"}, "spec": {"network": network}}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from slipway_engine.cli.flags import add_source_flags
+from slipway_engine.sources.credentials import credential
 from slipway_engine.sources.fetch import Fetch, fetch, publish
 from slipway_engine.sources.tally import Tally, serving
 from slipway_engine.sources.trust import trust_bundle
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     tally = Tally()
     options = Fetch(
         arguments.revision,
-        os.environ.get("HF_TOKEN") or None,
+        credential("HF_TOKEN"),
         token_for_https=True,
         allow_http=arguments.allow_http,
         tally=tally,

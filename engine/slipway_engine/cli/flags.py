@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from slipway_engine.config import DEFAULT_BLOCK_SIZE, EngineConfig
+from slipway_engine.sources.credentials import credential
 from slipway_engine.sources.fetch import Fetch, cache_directory, fetch, is_remote
 
 QUANTIZATIONS = ("auto", "none", "int8", "int4")
@@ -118,6 +118,6 @@ def engine_config(arguments: argparse.Namespace, model: Path) -> EngineConfig:
 
 def model_path(source: str, revision: str | None, *, allow_http: bool = False) -> Path:
     """Return the model's path on this machine, fetched to the user's cache where it is remote."""
-    options = Fetch(revision, os.environ.get("HF_TOKEN"), allow_http=allow_http)
+    options = Fetch(revision, credential("HF_TOKEN"), allow_http=allow_http)
     to = cache_directory(source, revision) if is_remote(source) else Path()
     return fetch(source, to, options)

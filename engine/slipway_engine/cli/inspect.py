@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
 
 from slipway_api.facts import FactsError
 from slipway_api.inspection import encode
 from slipway_engine.cli.flags import add_source_flags
 from slipway_engine.errors import ModelUnsupported
+from slipway_engine.sources.credentials import credential
 from slipway_engine.sources.fetch import Fetch
 from slipway_engine.sources.inspect import inspect
 from slipway_engine.sources.trust import trust_bundle
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     trust_bundle()
     options = Fetch(
         arguments.revision,
-        os.environ.get("HF_TOKEN") or None,
+        credential("HF_TOKEN"),
         token_for_https=True,
         allow_http=arguments.allow_http,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from slipway_engine.config import DEFAULT_BLOCK_SIZE, EngineConfig
 from slipway_engine.errors import DoesNotFit, ModelUnsupported
 from slipway_engine.kv.plan import refusal
 from slipway_engine.planning import Outcome, Target, outcome, shape_of, target_of, ways_out
+from slipway_engine.sources.credentials import credential
 from slipway_engine.sources.fetch import Fetch, is_remote
 from slipway_engine.sources.inspect import inspect
 from slipway_engine.sources.trust import trust_bundle
@@ -115,7 +115,7 @@ def _facts(arguments: argparse.Namespace) -> ModelFacts:
     trust_bundle()
     options = Fetch(
         arguments.revision,
-        os.environ.get("HF_TOKEN") or None,
+        credential("HF_TOKEN"),
         token_for_https=True,
         allow_http=arguments.allow_http,
     )

@@ -19,6 +19,7 @@ from typing import Final
 from slipway_engine.errors import InvalidArgument, ModelAccessDenied
 from slipway_engine.sources import markup
 from slipway_engine.sources.aws import Keys
+from slipway_engine.sources.credentials import credential
 from slipway_engine.sources.identity import exchange, in_json
 
 EARLY: Final = 300.0
@@ -43,7 +44,7 @@ class KeyChain:
 
 
 def _static() -> Keys | None:
-    access, secret = os.environ.get("AWS_ACCESS_KEY_ID"), os.environ.get("AWS_SECRET_ACCESS_KEY")
+    access, secret = credential("AWS_ACCESS_KEY_ID"), credential("AWS_SECRET_ACCESS_KEY")
     if not access and not secret:
         return None
     if not access or not secret:
@@ -51,7 +52,7 @@ def _static() -> Keys | None:
             "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set; give both (keys of the Secret "
             "that model.credentials.secretName names)."
         )
-    return Keys(access, secret, os.environ.get("AWS_SESSION_TOKEN") or None)
+    return Keys(access, secret, credential("AWS_SESSION_TOKEN"))
 
 
 def _web_identity(region: str) -> Keys | None:

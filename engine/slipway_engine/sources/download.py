@@ -151,7 +151,7 @@ class Downloader:
                 failures, have = (1, now) if forward else (failures + 1, have)
                 if failures >= self._patience.attempts:
                     raise (DownloadStalled if error.stalled else DownloadFailed)(
-                        f"{_shown(file.url)} could not be fetched: {error} "
+                        f"{shown(file.url)} could not be fetched: {error} "
                         f"({failures} attempts in a row); check the network and try again."
                     ) from error
                 log.warning("Fetching again.", extra={"file": file.name, "because": str(error)})
@@ -183,7 +183,7 @@ class Downloader:
             with self._open(file, method=method, accept=accept) as response:
                 body = _at_most(most + 1, response)
                 if len(body) > most:
-                    raise ModelCorrupt(f"{_shown(file.url)} answers with more than {most} bytes.")
+                    raise ModelCorrupt(f"{shown(file.url)} answers with more than {most} bytes.")
                 return Answer(response.status_code, response.headers, body)
 
         return self._again(file, attempt)
@@ -195,7 +195,7 @@ class Downloader:
             with self._open(file) as response:
                 yield io.BufferedReader(_Stream(_pieces(response)), 1 << 20)
         except _Transient as error:
-            raise DownloadFailed(f"{_shown(file.url)} could not be read: {error}; try again.") from error
+            raise DownloadFailed(f"{shown(file.url)} could not be read: {error}; try again.") from error
 
     def _again(self, file: RemoteFile, attempt: Callable[[], T]) -> T:
         """Return what an attempt returns, made again where it may succeed later."""
@@ -205,7 +205,7 @@ class Downloader:
             except _Transient as error:
                 if failures == self._patience.attempts:
                     raise DownloadFailed(
-                        f"{_shown(file.url)} could not be read: {error} ({failures} attempts); check the "
+                        f"{shown(file.url)} could not be read: {error} ({failures} attempts); check the "
                         "network and try again."
                     ) from error
                 self._sleep(max(error.pause, self._patience.first_pause * 2 ** (failures - 1)))
@@ -239,7 +239,7 @@ class Downloader:
                 if size is None:
                     self._check_room(file, plan.part.parent, len(piece))
                 elif done > size:
-                    raise ModelCorrupt(f"{_shown(file.url)} brings more than the {size} bytes it announced.")
+                    raise ModelCorrupt(f"{shown(file.url)} brings more than the {size} bytes it announced.")
                 out.write(piece)
                 pace.check(done)
                 report(done, size)
@@ -251,7 +251,7 @@ class Downloader:
             kind, found, expected = wrong
             part.unlink()
             raise ModelCorrupt(
-                f"{_shown(file.url)} has the {kind} {found[:16]}..., expected {expected[:16]}...; "
+                f"{shown(file.url)} has the {kind} {found[:16]}..., expected {expected[:16]}...; "
                 "the source or what lies between has changed it: fetch it again."
             )
         part.replace(target)
@@ -279,8 +279,12 @@ class Downloader:
                 yield response
         except (httpx.TooManyRedirects, httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise DownloadFailed(
-                f"{_shown(file.url)} cannot be followed: {error}; check the address."
+                f"{shown(file.url)} cannot be followed: {error}; check the address."
             ) from error
+        except httpx.LocalProtocolError:
+            raise InvalidArgument(  # the library's words would show what it will not send
+                f"{shown(file.url)} cannot be asked: a header of the request is none; check the credentials."
+            ) from None
         except httpx.TransportError as error:
             raise _Transient(f"{type(error).__name__}: {error}".rstrip(": ")) from error
 
@@ -288,7 +292,7 @@ class Downloader:
         url = request.url
         if url.scheme == "http" and not self._allow_http and not is_loopback(url.host):
             raise InvalidArgument(
-                f"{_shown(str(url))} is plain HTTP, which anybody on the way can change; "
+                f"{shown(str(url))} is plain HTTP, which anybody on the way can change; "
                 "use https://, or add --allow-http where you trust the network."
             )
 
@@ -358,7 +362,7 @@ def _at_most(count: int, response: httpx.Response) -> bytes:
 
 
 def _check_status(file: RemoteFile, response: httpx.Response) -> None:
-    status, url = response.status_code, _shown(file.url)
+    status, url = response.status_code, shown(file.url)
     if status in (200, 206):
         return
     if status in (404, 410):
@@ -383,7 +387,7 @@ def _announced(file: RemoteFile, response: httpx.Response) -> int | None:
     size = int(given) if given.isdecimal() and len(given) < 19 else None
     if file.size is not None and size is not None and size != file.size:
         raise ModelCorrupt(
-            f"{_shown(file.url)} announces {size} bytes, its hub says {file.size}; fetch it again."
+            f"{shown(file.url)} announces {size} bytes, its hub says {file.size}; fetch it again."
         )
     return file.size if file.size is not None else size
 
@@ -410,6 +414,8 @@ def _parts(target: Path) -> list[Path]:
     return [path for path in target.parent.glob("*.part") if path.name.startswith(f".{target.name}.")]
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """Return a URL without what may be secret in it."""
-    return url.split("?", 1)[0].split("#", 1)[0]
+    scheme, _, rest = url.split("?", 1)[0].split("#", 1)[0].rpartition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{'://' if scheme else ''}{host.rpartition('@')[2]}{slash}{path}"

@@ -24,7 +24,7 @@ from slipway_engine.errors import (
     ModelGated,
     ModelNotFound,
 )
-from slipway_engine.sources.download import RemoteFile
+from slipway_engine.sources.download import RemoteFile, shown
 from slipway_engine.sources.listing import Listing, choose
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -86,7 +86,7 @@ def _info(repository: Repository, token: str | None, sleep: Callable[[float], No
 
 def _problem(repository: Repository, error: HTTPError | HFValidationError) -> Exception:
     """Return our error for the hub's."""
-    where = f"{repository.name} at {endpoint()}"
+    where = f"{repository.name} at {shown(endpoint())}"
     match error:
         case GatedRepoError():
             return ModelGated(

@@ -24,7 +24,7 @@ from slipway_engine.errors import DownloadFailed, InvalidArgument, ModelAccessDe
 from slipway_engine.sources import markup
 from slipway_engine.sources.aws import signed
 from slipway_engine.sources.aws_keys import KeyChain, domain
-from slipway_engine.sources.download import Answer, Downloader, RemoteFile
+from slipway_engine.sources.download import Answer, Downloader, RemoteFile, shown
 from slipway_engine.sources.listing import Listing, choose, version_of
 
 MAX_OBJECTS: Final = 20_000
@@ -34,6 +34,7 @@ HINT: Final = (
     "in model.credentials.secretName, or a service account with a role)"
 )
 _SOURCE = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9._-]+)(/(?P<path>[\w./+-]*))?", re.ASCII)
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _MD5 = re.compile(r"[0-9a-f]{32}")
 _CHECKSUMS: Final = {
     "x-amz-checksum-sha256": ("SHA-256", 32),
@@ -83,7 +84,8 @@ class _Store:
 
     def __init__(self, bucket: str, downloader: Downloader) -> None:
         self._bucket, self._downloader = bucket, downloader
-        self._region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1"
+        self._region = _region(named)
         self._chain = KeyChain(self._region)
 
     def objects(self, prefix: str) -> list[_Object]:
@@ -126,7 +128,7 @@ class _Store:
             told = answer.headers.get("x-amz-bucket-region", self._region)
             if told == self._region or endpoint() is not None:
                 break
-            self._region = told  # a bucket tells in which region it is; keys are good for all
+            self._region = _region(told)  # a bucket tells in which region it is; keys are good for all
         raise _refusal(self._bucket, answer)
 
     def _url(self, path: str) -> str:
@@ -148,6 +150,13 @@ class _Store:
 
     def _with_checksums(self, method: str, url: str, headers: Mapping[str, str]) -> Mapping[str, str]:
         return self._sign(method, url, {**headers, "x-amz-checksum-mode": "ENABLED"})
+
+
+def _region(name: str) -> str:
+    """Return a region's name, which becomes a part of a host's. Raises InvalidArgument."""
+    if _REGION.fullmatch(name) is None:
+        raise InvalidArgument(f"{name[:64]!r} is no region; write one as eu-central-1 (AWS_REGION).")
+    return name
 
 
 def _digests(bucket: str, headers: httpx.Headers, etag: str) -> dict[str, str]:
@@ -173,7 +182,7 @@ def _decoded(text: str) -> bytes | None:
 
 
 def _refusal(bucket: str, answer: Answer) -> Exception:
-    where = f"s3://{bucket} at {endpoint() or 'Amazon'}"
+    where = f"s3://{bucket} at {shown(endpoint() or '') or 'Amazon'}"
     code = message = ""
     if b"<Error" in answer.body:
         error = markup.parse(answer.body, where)

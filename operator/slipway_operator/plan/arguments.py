@@ -6,10 +6,11 @@ unique; all of these are the same flag here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from slipway_operator.plan.profiles import PROFILES
+from slipway_operator.plan.profiles import CUSTOM, PROFILES
 
 # Flags by which an engine runs code that is not its own: a model's, a request's, or some file's.
 _REMOTE_CODE: Final = (
@@ -35,11 +36,21 @@ _SOURCES: Final = (
     "--modelexpress-config", "--weight-cache-socket", "--weight-cache-mode", "--hf-chat-template-name",
     "--completion-template", "--additional-config", "--hicache-storage-backend",
 )  # fmt: skip
+# Short flags of vLLM; SGLang and Slipway's engine have none.
 _SHORT: Final = {
     "-tp": "--tensor-parallel-size",
     "-pp": "--pipeline-parallel-size",
     "-dp": "--data-parallel-size",
+    "-q": "--quantization",
+    "-n": "--nnodes",
+    "-ep": "--enable-expert-parallel",
+    "-sc": "--speculative-config",
+    "-cc": "--compilation-config",
+    "-asc": "--api-server-count",
 }
+_OPTIMISATION: Final = re.compile(r"-O\.?[0-9a-z_]*", re.IGNORECASE)
+"""vLLM's level of optimisation, glued to its flag as compilers have it."""
+_VARIABLE: Final = re.compile(r"\$\([^)]*\)")
 _DEGREES: Final = (
     "--tensor-parallel-size",
     "--pipeline-parallel-size",
@@ -55,10 +66,15 @@ def smuggled(arguments: Sequence[str], *, runtime: str, remote_code: bool, sourc
     own = [word for flag in profile.flags for word in (flag.flag, flag.on, flag.off) if word]
     own += [word for word in profile.arguments if word.startswith("--")] + list(_DEGREES)
     for argument in arguments:
-        flag = _flag(argument)
-        if flag is None:
+        if _VARIABLE.search(argument.replace("$$", "")) and runtime != CUSTOM.name:
+            yield f"engine.extraArgs {argument}, which Kubernetes replaces by a variable; write its value"
             continue
-        if not remote_code and _means(flag, _REMOTE_CODE) and flag not in (*own, *_SOURCES):
+        flag = _flag(argument)
+        if flag is None or (runtime == CUSTOM.name and not flag.startswith("--")):
+            continue
+        if not flag.startswith("--"):
+            yield f"engine.extraArgs {flag}, which nobody knows by its short form; write the long one"
+        elif not remote_code and _means(flag, _REMOTE_CODE) and flag not in (*own, *_SOURCES):
             yield f"engine.extraArgs {flag}, which runs code that is not the engine's own (allow.remoteCode)"
         elif not sources and _means(flag, _SOURCES):
             yield f"engine.extraArgs {flag}, which can lead to other sources than allowedSources"
@@ -69,22 +85,29 @@ def smuggled(arguments: Sequence[str], *, runtime: str, remote_code: bool, sourc
 def _flag(argument: str) -> str | None:
     """Return the flag that an argument is, as engines normalise it; None where it is a value."""
     word = argument.strip().split("=", 1)[0]
-    if not word.startswith("-") or word.lstrip("-")[:1].isdigit():
+    if not word.startswith("-") or word.lstrip("-")[:1].isdigit() or _OPTIMISATION.fullmatch(word):
         return None
-    word = _SHORT.get(word, word)
-    # `-tp4` and `-O3` glue the value to the flag.
-    glued = next((long for short, long in _SHORT.items() if word.startswith(short)), word)
-    return (glued if not word.startswith("--") else word).replace("_", "-").lower()
+    if not word.startswith("--"):
+        # `-tp4` glues the value to the flag, `-sc.model` sets a part of it.
+        head = word.split(".", 1)[0].rstrip("0123456789")
+        word = _SHORT.get(head, word)
+    return word.replace("_", "-").lower() if word.startswith("--") else word
 
 
 def _means(flag: str, known: Sequence[str]) -> bool:
     """Return whether a flag is one of `known`, or a beginning by which an engine would find it.
 
-    `--no-` turns a switch off, and a dotted name (`--a.b`) sets a part of `--a`.
+    `--no-` turns a switch off, as `--disable-` does with one that begins with `--enable-`, and a dotted name
+    (`--a.b`) sets a part of `--a`.
     """
-    bare = flag.removeprefix("--no-") if flag.startswith("--no-") else flag.removeprefix("--")
-    base = bare.split(".", 1)[0]
+    base = _positive(flag).split(".", 1)[0]
     if len(base) < 2:
         return False
-    names = [word.removeprefix("--").removeprefix("no-") for word in known]
+    names = [_positive(word) for word in known]
     return any(name == base or (len(base) >= 3 and name.startswith(base)) for name in names)
+
+
+def _positive(flag: str) -> str:
+    """Return a flag's name as that of the switch that it turns on or off."""
+    name = flag.removeprefix("--").removeprefix("no-")
+    return f"enable-{name.removeprefix('disable-')}" if name.startswith("disable-") else name

@@ -27,7 +27,16 @@ FETCH_VARIABLES: Final = frozenset(
     {
         "HF_ENDPOINT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR",
         "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL_STS", "STORAGE_EMULATOR_HOST",
-        "GCE_METADATA_HOST",
+        "GCE_METADATA_HOST", "AWS_REGION", "AWS_DEFAULT_REGION", "HUGGINGFACE_CO_STAGING",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    }
+)  # fmt: skip
+# Variables by which the loader, Python or an engine takes in other code than its own.
+CODE_VARIABLES: Final = frozenset(
+    {
+        "LD_PRELOAD", "LD_LIBRARY_PATH", "LD_AUDIT", "PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP",
+        "PYTHONUSERBASE", "PYTHONBREAKPOINT", "PYTHONWARNINGS", "PYTHONPLATLIBDIR", "VLLM_PLUGINS",
+        "SGLANG_EXTERNAL_MODEL_PACKAGE", "SGLANG_PLUGINS", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR",
     }
 )  # fmt: skip
 _FREE_POD_FIELDS: Final = frozenset({"resources", "env", "volume_mounts"})
@@ -106,10 +115,8 @@ def _denied_unless_opened(given: LLMDeploymentSpec, allow: Permissions) -> Itera
 def _pod_fields(given: PodTemplateSpec, offer: LLMClassSpec, allow: Permissions) -> Iterator[str]:
     if given.env and not allow.env:
         yield "podTemplate.env (allow.env)"
-    elif offer.allowed_sources is not None:
-        leading = sorted({e.name for e in given.env or () if e.name.upper() in FETCH_VARIABLES})
-        if leading:
-            yield f"podTemplate.env {', '.join(leading)}, which lead to other sources than allowedSources"
+    else:
+        yield from _variables(given, offer, allow)
     opened = set(allow.pod_template or ())
     for name, field in PodTemplateSpec.model_fields.items():
         if name in _FREE_POD_FIELDS or getattr(given, name) in (None, {}, []):
@@ -118,6 +125,19 @@ def _pod_fields(given: PodTemplateSpec, offer: LLMClassSpec, allow: Permissions)
             yield f"podTemplate.{field.alias} (allow.podTemplate)"
     if given.volume_mounts and "volumes" not in opened:
         yield "podTemplate.volumeMounts (allow.podTemplate: [volumes])"
+
+
+def _variables(given: PodTemplateSpec, offer: LLMClassSpec, allow: Permissions) -> Iterator[str]:
+    names = {entry.name for entry in given.env or ()}
+    leading = sorted(name for name in names if name.upper() in FETCH_VARIABLES)
+    if leading and offer.allowed_sources is not None:
+        yield f"podTemplate.env {', '.join(leading)}, which lead to other sources than allowedSources"
+    coding = sorted(name for name in names if name.upper() in CODE_VARIABLES)
+    if coding and not allow.remote_code:
+        yield (
+            f"podTemplate.env {', '.join(coding)}, which bring in code that is not the engine's own "
+            "(allow.remoteCode)"
+        )
 
 
 def _arguments(

@@ -263,3 +263,11 @@ def test_an_identity_s_token_is_exchanged_for_keys(web, bucket, endless, tmp_pat
 
 def test_keys_are_not_shown():
     assert "wJalr" not in repr(EXAMPLE)
+
+
+@pytest.mark.parametrize("region", ["evil.example/", "a.b", "x#", "Ä", "-x"])
+def test_a_region_is_no_other_host(region, tmp_path, monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
+    monkeypatch.setenv("AWS_REGION", region)
+    with pytest.raises(InvalidArgument, match="is no region"):
+        fetch("s3://models/llama", tmp_path, Fetch(), quick())
