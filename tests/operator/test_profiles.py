@@ -147,7 +147,7 @@ def test_another_runtime_needs_an_image_and_fetches_with_ours(recorded):
     pod = pod_of(plan)
     assert pod["initContainers"][0]["image"] == recorded.image
     assert pod["containers"][0]["args"][0] == "/var/lib/slipway/model/m.gguf", "others are told the file"
-    assert {"name": "slipway-shm", "emptyDir": {"medium": "Memory"}} in pod["volumes"]
+    assert {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "2Gi"}} in pod["volumes"]
 
 
 def make_plan_of(recorded, **spec):

@@ -128,8 +128,8 @@ class Permissions(Spec):
     prometheus_queries: bool | None = None
     """Autoscaling metrics of type `Prometheus`."""
     rdma: bool | None = None
-    """Gives groups of pods the privileged RDMA profile (host devices and `IPC_LOCK`), outside Pod Security
-    `restricted`."""
+    """Engine pods that request RDMA devices run as root with the one capability `IPC_LOCK`, outside Pod
+    Security `restricted`. Without it such requests are refused."""
 
 
 class UpgradeWindow(Spec):

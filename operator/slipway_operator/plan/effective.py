@@ -28,7 +28,7 @@ from slipway_operator.plan.classes import Classed, Refused
 from slipway_operator.plan.installation import Installation
 from slipway_operator.plan.layout import Layout, layout_of
 from slipway_operator.plan.profiles import PROFILES, Profile, custom_profile
-from slipway_operator.plan.resources import Resources, resources_of
+from slipway_operator.plan.resources import Resources, is_rdma, resources_of
 from slipway_operator.plan.support import value_at
 
 T = TypeVar("T")
@@ -76,6 +76,8 @@ class Effective:
     accelerator: catalogue.Accelerator
     layout: Layout
     resources: Resources
+    locks_memory: bool
+    """Whether the class lets the engine lock memory for RDMA devices, which its pods request."""
     replicas: int
     max_surge: int
     max_unavailable: int
@@ -186,7 +188,8 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         prefix_caching=pick.pick("engine.prefixCaching", engine.prefix_caching, True),
         accelerator=accelerator,
         layout=layout,
-        resources=resources_of(spec, layout.devices, most, pick.note, pick.origin),
+        resources=(resources := resources_of(spec, layout.devices, most, pick.note, pick.origin)),
+        locks_memory=_locks_memory(found, resources),
         replicas=0 if spec.suspend else spec.replicas,
         max_surge=surge,
         max_unavailable=unavailable,
@@ -200,6 +203,11 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         ),
         values=tuple(value for _, value in sorted(pick.values.items())),
     )
+
+
+def _locks_memory(found: Classed, resources: Resources) -> bool:
+    allowed = found.offer is not None and found.offer.allow is not None and found.offer.allow.rdma
+    return bool(allowed) and any(is_rdma(name) for name in {*resources.requests, *resources.limits})
 
 
 def _profile(engine: EngineSpec) -> Profile:

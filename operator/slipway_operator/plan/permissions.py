@@ -21,6 +21,7 @@ from slipway_api.v1alpha1 import (
     RolloutSpec,
 )
 from slipway_operator.plan.arguments import smuggled
+from slipway_operator.plan.resources import is_rdma
 
 # Variables that lead a fetch elsewhere than its source says.
 FETCH_VARIABLES: Final = frozenset(
@@ -52,6 +53,7 @@ def violations(given: LLMDeploymentSpec, merged: LLMDeploymentSpec, offer: LLMCl
         *_denied_unless_opened(given, allow),
         *_pod_fields(given.pod_template or PodTemplateSpec(), offer, allow),
         *_arguments(given, merged, offer, allow),
+        *_rdma(given, allow),
         *_ceilings(merged, offer.ceilings or Ceilings()),
         *_unsigned(merged, offer),
     ]
@@ -140,6 +142,14 @@ def _variables(given: PodTemplateSpec, offer: LLMClassSpec, allow: Permissions) 
         )
 
 
+def _rdma(given: LLMDeploymentSpec, allow: Permissions) -> Iterator[str]:
+    resources = given.pod_template.resources if given.pod_template else None
+    named = {*((resources and resources.requests) or ()), *((resources and resources.limits) or ())}
+    devices = sorted(name for name in named if is_rdma(name))
+    if devices and not allow.rdma:
+        yield f"podTemplate.resources {', '.join(devices)} (allow.rdma)"
+
+
 def _arguments(
     given: LLMDeploymentSpec, merged: LLMDeploymentSpec, offer: LLMClassSpec, allow: Permissions
 ) -> Iterator[str]:
@@ -190,7 +200,7 @@ def _resources(merged: LLMDeploymentSpec, ceilings: Ceilings) -> Iterator[str]:
             most = {"cpu": ceilings.cpu, "memory": ceilings.memory}.get(name)
             if _above(value, most):
                 yield f"podTemplate.resources.{kind}.{name} {value}, above the ceiling of {most}"
-            counted += parse_quantity(value) if "/" in name else 0
+            counted += parse_quantity(value) if "/" in name and not is_rdma(name) else 0
         if accelerators is not None and counted > accelerators:
             yield f"podTemplate.resources.{kind} with {counted} devices, above the ceiling of {accelerators}"
 

@@ -41,6 +41,17 @@ SECURITY_CONTEXT: Final = {
 }
 
 
+RDMA_SECURITY_CONTEXT: Final = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"], "add": ["IPC_LOCK"]},
+    "readOnlyRootFilesystem": True,
+    # The kernel takes an added capability from anybody but root when the engine is started.
+    "runAsNonRoot": False,
+    "runAsUser": 0,
+}
+"""Of the engine's container alone, and only where a class opens it: what devices write to is locked."""
+
+
 def render_pod(name: str, spec: LLMDeploymentSpec, values: Effective) -> Object:
     """Return the pod template of an LLMDeployment, without the label of its revision."""
     overlay = spec.pod_template or PodTemplateSpec()
@@ -110,6 +121,7 @@ def _engine(overlay: PodTemplateSpec, values: Effective) -> Object:
     command = {"command": list(profile.command)} if profile.command else {}
     return {
         **_container(names.ENGINE_CONTAINER, values.image),
+        **({"securityContext": RDMA_SECURITY_CONTEXT} if values.locks_memory else {}),
         **command,
         "args": serve_arguments(values),
         "env": environment(overlay, {**profile.environment, **_custom_variables(values)}),
@@ -252,7 +264,9 @@ def model_path(values: Effective) -> str:
 def _volumes(values: Effective) -> list[Object]:
     volumes: list[Object] = [{"name": "tmp", "emptyDir": {}}]
     if values.profile.shared_memory:
-        volumes.append({"name": "slipway-shm", "emptyDir": {"medium": "Memory"}})
+        volumes.append(
+            {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": _shared(values)}}
+        )
     if values.source.fetched and values.claim is not None:
         claim = {"claimName": values.claim, "readOnly": True}
         volumes.append({"name": "model", "persistentVolumeClaim": claim})
@@ -265,6 +279,16 @@ def _volumes(values: Effective) -> list[Object]:
         claim = {"claimName": values.source.location, "readOnly": True}
         volumes.append({"name": "claim", "persistentVolumeClaim": claim})
     return volumes
+
+
+def _shared(values: Effective) -> str:
+    """Return how large /dev/shm may grow, which counts as the pod's memory.
+
+    A gibibyte for what workers tell each other (vLLM's queue is 10 messages of 16 to 24 MiB, NCCL's buffers
+    are some hundred MiB a device where devices do not reach each other), and one more for each device.
+    """
+    devices = sum(int(count) for count in values.layout.devices.values())
+    return f"{1 + max(devices, 1)}Gi"
 
 
 def _tmp_mount() -> list[Object]:

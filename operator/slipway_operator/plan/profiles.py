@@ -2,7 +2,7 @@
 
 A profile says how an engine is started, where it answers, how it leaves, and what it calls the numbers that
 autoscaling reads. Everything else (sources, cache, rollout, gateway) is the same for all of them. What is
-said of vLLM and SGLang was compared with the sources of vLLM 0.32.0 and SGLang 0.5.23, and a test holds it to
+said of vLLM and SGLang was compared with the sources of vLLM 0.33.0 and SGLang 0.5.23, and a test holds it to
 what was found there; only `slipway` and `custom` were run.
 """
 

@@ -19,6 +19,8 @@ CPU_LIMITS: Final = {"memory": "2Gi"}
 # Beside an accelerator the host only reads weights and feeds the device; no limit that could kill a load.
 ACCELERATOR_REQUESTS: Final = {"cpu": "1", "memory": "8Gi"}
 
+_FABRICS: Final = ("/efa",)
+
 Note = Callable[[str, object, str], None]
 Origin = Callable[[str], str]
 
@@ -61,6 +63,14 @@ def resources_of(
             limits[name] = ceiling
             note(f"podTemplate.resources.limits.{name}", ceiling, "ceilings of the class")
     return Resources(requests, limits)
+
+
+def is_rdma(name: str) -> bool:
+    """Return whether a resource is a network device that reads and writes memory by itself.
+
+    Device plugins name them freely: `rdma/hca`, `nvidia.com/rdma_shared`, `vpc.amazonaws.com/efa`.
+    """
+    return "/" in name and ("rdma" in name or name.endswith(_FABRICS))
 
 
 def _least(value: str, ceiling: str | None) -> str:
