@@ -38,6 +38,7 @@ OURS = {
     "slipway": [],
     "slipway-float32": ["--quantization", "none"],
     "slipway-int8": ["--quantization", "int8"],
+    "slipway-int8-kv8": ["--quantization", "int8", "--kv-cache-dtype", "int8"],
 }
 LLAMA_SERVERS = {"llama-server": None, "llama-server-q8_0": "Q8_0"}
 METRICS = {
@@ -102,6 +103,7 @@ def start_all(arguments: argparse.Namespace) -> list[Target]:
         else:
             command = [Path(arguments.peers) / "bin" / "python", "-m", "llama_cpp.server", "--model", model]
             command += ["--port", port, "--n_ctx", 4096, "--n_threads", threads, "--n_batch", 512]
+            command += ["--interrupt_requests", "false"]  # else a new request ends the one that runs
         targets.append(start(name, command, port))
     for server in arguments.server:
         name, _, url = server.partition("=")
@@ -113,6 +115,8 @@ async def wait(session: aiohttp.ClientSession, target: Target) -> None:
     """Wait until the server has its model."""
     end = time.monotonic() + 180
     while time.monotonic() < end:
+        if target.process is not None and target.process.poll() is not None:
+            raise SystemExit(f"{target.name} ended with {target.process.returncode}: {target.flags}")
         try:
             async with session.get(f"{target.url}/v1/models") as response:
                 if response.status == 200 and await _answers(session, target):
@@ -154,6 +158,8 @@ async def run(session: aiohttp.ClientSession, target: Target, job: Job, texts: l
                 async for line in response.content:
                     if line.startswith(b"data: {") and json.loads(line[6:]).get("choices"):
                         times.append(time.monotonic())
+            if not times:
+                raise SystemExit(f"{target.name} answered {text[:40]!r}... without a token.")
 
     await asyncio.gather(*map(one, texts, job.outputs))
     return figures(arrivals, tokens)

@@ -211,10 +211,11 @@ def main() -> None:
     trace, rate = arguments.trace and Trace(arguments.trace), arguments.rate
     workers = start_workers(arguments)
     measured, vocabulary = Floors(arguments.threads), words(arguments.model)
-    for turn in range(arguments.runs + 1):
+    warmups = max(WORKLOADS[name].warmups if name in WORKLOADS else 1 for name in arguments.workload)
+    for turn in range(1 - warmups, arguments.runs + 1):
         measured.measure()
         for name in arguments.workload:
-            seed = 1000 * turn + ord(name)
+            seed = 1000 * (turn + warmups) + ord(name)
             traced = name == "E"
             job = trace.job(vocabulary, seed, rate) if traced else WORKLOADS[name].job(vocabulary, seed)
             found = {}
@@ -223,7 +224,7 @@ def main() -> None:
                     continue
                 figures = worker.run(job)
                 found[worker.name] = figures.get("output_tokens_per_second", 0.0)
-                if turn:
+                if turn > 0:
                     worker.keep(name, figures)
                 print(f"round {turn}: {name} {worker.name}", file=sys.stderr, flush=True)
             if trace and name == "A" and rate is None:

@@ -65,11 +65,13 @@ def slipway(model: Path, threads: int, **settings: Any) -> tuple[Engine, str]:
     from slipway_engine.config import EngineConfig
     from slipway_engine.core.engine import EngineCore
     from slipway_engine.core.messages import NewRequest
+    from slipway_engine.process.collector import settle
     from slipway_engine.sampling import SamplingParams
 
     core = EngineCore(
         EngineConfig(model, max_model_len=4096, kv_cache_bytes=1 << 30, num_threads=threads, **settings)
     )
+    settle()  # as the process that serves does
     names = iter(range(1 << 60))
     inside = _clocked(core)
 

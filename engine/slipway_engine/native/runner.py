@@ -7,7 +7,6 @@ import mmap
 import weakref
 from array import array
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from math import sqrt
 from typing import TypeAlias
 
@@ -68,8 +67,7 @@ def kv_head_bytes(config: ModelConfig) -> int:
 class Cache:
     """Keys and values: [blocks, places of layers, keys and values, heads, a head's bytes]; block 0 pads.
 
-    A block is one piece of memory, and pages are huge where the system has them: blocks of a long context lie
-    anywhere, and finding small pages takes longer than reading them.
+    A block is one piece of memory, and so is a layer's part of it.
     """
 
     def __init__(self, config: ModelConfig, places: int, num_blocks: int) -> None:
@@ -77,10 +75,10 @@ class Cache:
         self.head_bytes = kv_head_bytes(config)
         self.layer_bytes: int = 2 * config.kv_heads * self.head_bytes
         self.block_bytes: int = places * self.layer_bytes
-        memory = mmap.mmap(-1, self.num_blocks * self.block_bytes)  # zeros, which cost memory once written
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            with suppress(OSError):  # a kernel without huge pages
-                memory.madvise(mmap.MADV_HUGEPAGE)
+        # Zeros, which cost memory once written. Asking for huge pages made nothing faster (a layer's part of
+        # a block is some pages in a row) and the first write of each much slower.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        memory = mmap.mmap(-1, self.num_blocks * self.block_bytes, flags=flags)
         self.data = np.frombuffer(memory, dtype=np.uint8)
 
     def copy_blocks(self, copies: Mapping[int, int]) -> None:

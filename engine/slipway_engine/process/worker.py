@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import gc
 import importlib
 import logging
 import os
@@ -22,6 +21,7 @@ from slipway_engine.core.messages import Failed, Start
 from slipway_engine.errors import EngineError
 from slipway_engine.logs import configure_logging
 from slipway_engine.process.channel import Channel, PeerGone
+from slipway_engine.process.collector import settle
 from slipway_engine.process.loop import Core, run
 
 DEFAULT_CORE = "slipway_engine.core.engine:EngineCore"
@@ -64,9 +64,7 @@ def _load(core_name: str, channel: Channel) -> Core:
     if not isinstance(start, Start):
         raise TypeError(f"The first message to a core is Start, not {type(start).__name__}.")
     core = _core_class(core_name)(start.config)
-    # What loading left behind lives as long as the process; the collector need not walk it at every pass.
-    gc.collect()
-    gc.freeze()
+    settle()
     return core
 
 
