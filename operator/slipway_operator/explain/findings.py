@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Final
 
 from slipway_api.conditions import Reason
+from slipway_operator.explain.redact import redact
 
 MAX_DETAIL: Final = 600
 
@@ -71,6 +72,7 @@ def worst(findings: Iterable[Finding]) -> Finding | None:
 
 
 def clean(text: str) -> str:
-    """Return text from outside as one bounded line without control characters or a final full stop."""
-    line = re.sub(r"[\s\x00-\x1f\x7f]+", " ", text).strip().removesuffix(".")
+    """Return text from outside as one bounded line without control characters, a final full stop, and what
+    looks like a credential."""
+    line = redact(re.sub(r"[\s\x00-\x1f\x7f]+", " ", text).strip().removesuffix("."))
     return line if len(line) <= MAX_DETAIL else line[: MAX_DETAIL - 1] + "…"
