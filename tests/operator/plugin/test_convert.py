@@ -29,7 +29,7 @@ spec:
   features: [TextGeneration]
   url: hf://meta-llama/Llama-3.1-8B-Instruct
   engine: VLLM
-  args: [--max-model-len=8192, --max-num-batched-token=8192, --gpu-memory-utilization=0.9]
+  args: [--max-model-len=8192, --max-num-batched-token=8192, --gpu-memory-utilization=0.9, --enforce-eager]
   env: {VLLM_ATTENTION_BACKEND: FLASH_ATTN}
   minReplicas: 1
   maxReplicas: 3
@@ -44,21 +44,24 @@ def test_a_kubeai_model_with_its_profile_and_scaling() -> None:
     draft = one(KUBEAI)
     assert draft.result()["metadata"] == {"name": "llama-3-1-8b", "namespace": "models"}
     assert draft.spec["model"] == {"source": "hf://meta-llama/Llama-3.1-8B-Instruct"}
-    assert draft.spec["engine"] == {"maxModelLen": 8192, "memoryPercent": 90}
+    assert draft.spec["engine"] == {"maxModelLen": 8192, "maxBatchTokens": 8192, "memoryPercent": 90}
     assert draft.spec["accelerator"] == {"type": "nvidia-l4-24gb"}
     assert draft.spec["parallelism"] == {"tensor": 2}
     assert draft.spec["autoscaling"]["metrics"] == [{"type": "InFlight", "target": "32"}]
     assert draft.spec["routing"] == {"policy": "prefix-affine"}
     told = " ".join(draft.notes)
-    assert "'llama-3.1-8b' was" in told  # the name changed
-    assert "--max-num-batched-token=8192" in told  # a misspelt flag is not lost in silence
+    assert "'llama-3.1-8b' became 'llama-3-1-8b'" in told
+    assert "--enforce-eager" in told
+    assert "parallelism.tensor 2 is not supported" in told
+    assert "--keep-runtime, since vLLM can" in told
     assert "spec.files" in told
 
 
 def test_keeping_the_runtime_keeps_every_argument() -> None:
     spec = one(KUBEAI, keep_runtime=True).spec
     assert spec["engine"]["runtime"] == "vllm"
-    assert spec["engine"]["extraArgs"] == ["--max-num-batched-token=8192"]
+    assert spec["engine"]["extraArgs"] == ["--enforce-eager"]
+    assert not [note for note in one(KUBEAI, keep_runtime=True).notes if "by hand" in note]
 
 
 def test_what_is_no_language_model_is_refused() -> None:
@@ -181,9 +184,27 @@ def test_a_vllm_runtime_keeps_its_image_where_asked_to() -> None:
 
 @pytest.mark.parametrize("text", [KSERVE, VALUES, RUNTIME])
 def test_what_comes_out_is_valid_where_nothing_is_left_to_be_done(text: str) -> None:
-    for draft in convert(yaml.safe_load(text), accelerator="nvidia-l40s-48gb"):
+    for draft in convert(yaml.safe_load(text), accelerator="nvidia-l40s-48gb", keep_runtime=True):
         assert not [note for note in draft.notes if "by hand" in note]
         LLMDeploymentSpec.model_validate(draft.spec)
+
+
+def test_fields_of_the_pod_are_no_variables() -> None:
+    source = yaml.safe_load(KSERVE)
+    model = source["spec"]["predictor"]["model"]
+    model["env"] = [{"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
+    (draft,) = convert(source)
+    assert draft.get("podTemplate.env") is None
+    assert "the variable IP was left out" in " ".join(draft.notes)
+
+
+@pytest.mark.parametrize("flag", ["max-num-batched-token", "max-num-batched-tokens", "max-num-b"])
+def test_a_flag_s_beginning_is_the_flag(flag: str) -> None:
+    source = yaml.safe_load(KUBEAI)
+    source["spec"]["args"] = [f"--{flag}=512", "--max-num=1"]
+    (draft,) = convert(source)
+    assert draft.spec["engine"]["maxBatchTokens"] == 512
+    assert "--max-num=1 has no counterpart" in " ".join(draft.notes)
 
 
 @pytest.mark.parametrize(

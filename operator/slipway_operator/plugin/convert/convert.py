@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from slipway_api.v1alpha1 import LLMDeploymentSpec
+from slipway_api.v1alpha1 import EngineSpec, LLMDeploymentSpec
 from slipway_operator.plan.plan import explain
+from slipway_operator.plan.support import unsupported_field
 from slipway_operator.plugin.convert import kserve, kubeai, production_stack
 from slipway_operator.plugin.convert.draft import CannotConvert, Draft
 
@@ -44,11 +45,18 @@ def convert(
 
 
 def checked(draft: Draft) -> Draft:
-    """Return the draft, with a note for each field that the schema refuses."""
+    """Return the draft, with a note for each field that the schema or this version refuses."""
     try:
-        LLMDeploymentSpec.model_validate(draft.spec)
+        spec = LLMDeploymentSpec.model_validate(draft.spec)
     except ValidationError as error:
         draft.note(f"to be corrected by hand before it can be applied: {explain(error)}")
+        return draft
+    missing = unsupported_field(spec)
+    if missing is not None:
+        engine = (spec.engine or EngineSpec()).model_copy(update={"runtime": "vllm"})
+        theirs = unsupported_field(spec.model_copy(update={"engine": engine})) is None
+        way = ", or convert with --keep-runtime, since vLLM can" if theirs else ""
+        draft.note(f"to be corrected by hand before it can serve: {missing}{way}")
     return draft
 
 

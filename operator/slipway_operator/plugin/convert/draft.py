@@ -72,6 +72,7 @@ def begin(source: Mapping[str, Any]) -> Draft:
     draft = Draft(name[: names.NAME_MAX_LENGTH].rstrip("-").replace(".", "-"), metadata.get("namespace"))
     if draft.name != name:
         draft.note(
-            f"the name {name!r} was shortened to {draft.name!r}: clients of the old URL have to change"
+            f"the name {name!r} became {draft.name!r}, as a Service may be called: clients of the old URL "
+            "have to change"
         )
     return draft

@@ -28,6 +28,7 @@ _NEEDLESS: Final = {
 """Flags that say what Slipway does anyway, or decides itself."""
 
 _SHORT: Final = {"tp": "tensor-parallel-size", "pp": "pipeline-parallel-size", "q": "quantization"}
+_SHORTEST: Final = 8
 _KILO: Final = {"k": 1000, "K": 1024, "m": 1000**2, "M": 1024**2}
 
 
@@ -64,6 +65,7 @@ def pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
 
 def _apply(draft: Draft, flag: str, value: str | None) -> bool:
     """Put one flag into the draft; False where it has no counterpart."""
+    flag = _whole(flag)
     if flag in _NEEDLESS:
         return True
     if flag in _SWITCHES:
@@ -91,6 +93,12 @@ def _apply(draft: Draft, flag: str, value: str | None) -> bool:
         case _:
             return False
     return True
+
+
+def _whole(flag: str) -> str:
+    """Return the number's flag that `flag` is the beginning of: vLLM takes any that is unique."""
+    found = [name for name in _INTEGERS if name.startswith(flag)]
+    return found[0] if len(found) == 1 and len(flag) >= _SHORTEST else flag
 
 
 def _integer(draft: Draft, path: str, flag: str, value: str) -> bool:
@@ -130,10 +138,16 @@ def environment(entries: Sequence[Mapping[str, object]], draft: Draft) -> list[d
     """Return the variables that are not Hugging Face tokens; a token becomes `model.credentials`."""
     kept: list[dict[str, object]] = []
     for entry in entries:
-        if entry.get("name") not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-            kept.append(dict(entry))
-            continue
         reference = entry.get("valueFrom")
+        if entry.get("name") not in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            if isinstance(reference, Mapping) and not {"secretKeyRef", "configMapKeyRef"} & set(reference):
+                draft.note(
+                    f"the variable {entry.get('name')} was left out: podTemplate.env takes values and keys "
+                    "of Secrets and ConfigMaps, not fields of the pod"
+                )
+            else:
+                kept.append(dict(entry))
+            continue
         secret = reference.get("secretKeyRef") if isinstance(reference, Mapping) else None
         if isinstance(secret, Mapping):
             draft_credentials(draft, str(secret.get("name")), str(secret.get("key") or "token"))
