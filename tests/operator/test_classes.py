@@ -210,6 +210,13 @@ def test_sources_of_adapters_and_drafts_count_as_the_models():
     assert "model.source" in denied({"allowedSources": []})
 
 
+@pytest.mark.parametrize("revision", ["refs/pr/1", "Refs/PR/1", "refs/convert/parquet"])
+def test_what_anybody_proposed_to_an_allowed_repository_is_not_allowed(revision):
+    model = {"source": "hf://org/x", "revision": revision}
+    assert "which anybody may have proposed" in denied({"allowedSources": ["hf://org/"]}, model=model)
+    assert passes({}, model=model)
+
+
 def test_images_of_the_class_need_no_permission():
     offer = {"allowedImages": [], "defaults": {"engine": {"image": "allowed.example/engine:1"}}}
     assert passes(offer).spec.engine.image == "allowed.example/engine:1"

@@ -77,6 +77,12 @@ def _sources(given: LLMDeploymentSpec, offer: LLMClassSpec) -> Iterator[str]:
     for field, source in asked:
         if not source_allowed(source, offer.allowed_sources):
             yield f"{field} {source}; allowed are {_some(offer.allowed_sources)}"
+    revision = given.model.revision
+    if revision is not None and revision.lower().startswith("refs/"):
+        yield (
+            f"model.revision {revision}, which anybody may have proposed (allowedSources); write a branch, a "
+            "tag or a commit of the repository"
+        )
 
 
 def _image(given: LLMDeploymentSpec, offer: LLMClassSpec) -> Iterator[str]:
