@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import time
@@ -40,6 +41,11 @@ STUCK_SECONDS: Final = 400.0
 # Time for running reconciles to end after SIGTERM; a kill in their middle would do no harm either.
 DRAIN_SECONDS: Final = 15.0
 
+# Containers that come into being before garbage is looked for, and how much more rarely the old are walked.
+# Python's own 700 and 10 are for programs that make cycles: JSON makes none, and walking what the store
+# holds is a third of what a watch event costs.
+COLLECT_EVERY: Final = (20_000, 20, 50)
+
 CACHE_WORKERS: Final = 4
 MEASURE_WORKERS = 2
 
@@ -48,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 async def run(settings: Settings) -> int:
     """Run the operator until a signal; return the exit status."""
+    gc.set_threshold(*COLLECT_EVERY)
     metrics, health, stop = Metrics(), Health(), asyncio.Event()
     _listen(stop)
     async with AsyncExitStack() as stack:
