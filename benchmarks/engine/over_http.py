@@ -168,7 +168,8 @@ async def run(session: aiohttp.ClientSession, target: Target, job: Job, texts: l
 async def measure(arguments: argparse.Namespace, targets: list[Target], floors: Floors) -> None:
     """Run all rounds."""
     tokenizer, vocabulary = load_tokenizer(arguments.model), words(arguments.model)
-    timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0)
+    # A connection for each request: a server that ends idle ones would end a run.
+    timeout, connector = aiohttp.ClientTimeout(total=None), aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(timeout=timeout, connector=connector) as session:
         for target in targets:
             await wait(session, target)
