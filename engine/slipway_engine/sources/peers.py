@@ -18,6 +18,16 @@ from slipway_engine.errors import DownloadFailed
 SOURCE_HOST: Final = "slipway_source_host"
 """Extension of a request (redirects inherit it): the host that the source names."""
 
+_METADATA: Final = frozenset(
+    {
+        "fd00:ec2::254", "fd00:ec2::23",  # Amazon's, and its agent for pods
+        "fd20:ce::254",  # Google's
+        "100.100.100.200",  # Alibaba's
+        "192.0.0.192",  # Oracle's
+    }
+)  # fmt: skip
+"""Metadata services of clouds whose addresses are not link-local."""
+
 
 def check_peer(response: httpx.Response) -> None:
     """Refuse an answer from where no model comes from, before its body is read. Raises DownloadFailed."""
@@ -40,8 +50,8 @@ def forbidden(address: str, *, local: bool = False) -> str | None:
     except ValueError:
         return None
     ip = getattr(ip, "ipv4_mapped", None) or ip
-    if ip.is_link_local:
-        return "a link-local address such as a cloud's metadata service"
+    if ip.is_link_local or str(ip) in _METADATA:
+        return "an address of a cloud's metadata service, or of this link alone"
     if ip.is_multicast or ip.is_unspecified:
         return "which is no address of a server"
     if ip.is_loopback and not local:
