@@ -29,6 +29,13 @@ class EngineConfig:
             with 16-bit inputs where that is faster; "int8" multiplies in bytes, "int4" rounds weights
             to nibbles in groups of 32.
         kv_cache_dtype: "auto", "float16", "float32" or "int8": what keys and values are kept in on a CPU.
+        tensor_parallel_size: ranks that share each layer; None takes the fewest that hold the model.
+        pipeline_parallel_size: stages that the layers form, each on ranks of its own.
+        enable_expert_parallel: whether experts stay whole, on different ranks of a stage.
+        pipeline_microbatches: steps on their way through the stages at once; None takes as many as stages.
+        group_size: pods that hold the ranks, each as many.
+        group_port: where the first pod listens for the others.
+        rendezvous_seconds: how long ranks wait for each other at the start.
         seed: base of the random streams of requests that bring no seed of their own.
     """
 
@@ -48,3 +55,10 @@ class EngineConfig:
     cpu_backend: str = "auto"
     quantization: str = "auto"
     kv_cache_dtype: str = "auto"
+    tensor_parallel_size: int | None = 1
+    pipeline_parallel_size: int = 1
+    enable_expert_parallel: bool = False
+    pipeline_microbatches: int | None = None
+    group_size: int = 1
+    group_port: int = 29500
+    rendezvous_seconds: float = 600.0

@@ -14,6 +14,7 @@
     │   └── DownloadStalled  it answered, and then sent nothing any more
     ├── DoesNotFit           the memory plan has no room
     │   └── VolumeFull       nor has the volume for the model's files
+    ├── GroupBroken          a rank of the group is missing, gone, silent or stuck
     └── RequestError         one request is wrong; the others are not concerned
 
 `reason` is a stable CamelCase word (it becomes the reason of a Kubernetes condition); the message is one
@@ -87,6 +88,14 @@ class DoesNotFit(EngineError):
     """The memory plan has no room for the model with the limits asked for."""
 
     reason = "DoesNotFit"
+
+
+class GroupBroken(EngineError):
+    """The ranks that compute one model together cannot go on; `reason` says what happened to one of them."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ModelGated(ModelAccessDenied):

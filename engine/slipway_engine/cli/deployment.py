@@ -52,6 +52,12 @@ def read(file: Path) -> Described:
             if kv_cache == "none"
             else _runs_here(file, "kvCache", kv_cache, KV_CACHE_DTYPES),
         }
+    if (parallelism := spec.parallelism) is not None:
+        flags |= {
+            "tensor_parallel_size": 0 if parallelism.tensor == "auto" else parallelism.tensor,
+            "pipeline_parallel_size": parallelism.pipeline,
+            "enable_expert_parallel": parallelism.expert,
+        }
     if spec.rollout is not None:
         flags["drain_seconds"] = spec.rollout.drain_seconds
     return Described(

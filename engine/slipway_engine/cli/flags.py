@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from slipway_engine.config import DEFAULT_BLOCK_SIZE, EngineConfig
@@ -35,6 +36,11 @@ def seconds(text: str) -> float:
     if not 0 <= value <= 86_400:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 86400")
     return value
+
+
+def degree(text: str) -> int:
+    """Parse a degree of parallelism; auto is 0."""
+    return 0 if text == "auto" else positive(text)
 
 
 def add_source_flags(parser: argparse.ArgumentParser) -> None:
@@ -93,8 +99,51 @@ def add_engine_flags(parser: argparse.ArgumentParser) -> None:
         choices=KV_CACHE_DTYPES,
         help="type of keys and values on a CPU; int8 has a scale a token and head (default: float16)",
     )
-    count("--num-threads", "compute threads (default: the CPU quota)")
+    count("--num-threads", "compute threads of each rank (default: the CPU quota, shared)")
     group.add_argument("--seed", type=int, metavar="N", help="for requests without one (default: 0)")
+
+
+def add_parallel_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what spreads one model over several processes, in one pod or in several."""
+    group = parser.add_argument_group(
+        "many accelerators", "one process a rank; a LeaderWorkerSet's environment says which pod this is"
+    )
+    group.add_argument(
+        "--tensor-parallel-size",
+        type=degree,
+        metavar="N|auto",
+        help="ranks that share each layer; auto: the fewest that hold the model (default: 1)",
+    )
+    group.add_argument(
+        "--pipeline-parallel-size",
+        type=positive,
+        metavar="N",
+        help="stages that the layers form (default: 1)",
+    )
+    group.add_argument(
+        "--enable-expert-parallel",
+        action="store_true",
+        default=None,
+        help="keep experts whole, on different ranks (default: cut each like other layers)",
+    )
+    group.add_argument(
+        "--pipeline-microbatches",
+        type=positive,
+        metavar="N",
+        help="steps on their way through the stages at once (default: as many as stages)",
+    )
+    group.add_argument(
+        "--group-port",
+        type=positive,
+        metavar="PORT",
+        help="where the first pod waits for others (default: 29500)",
+    )
+    group.add_argument(
+        "--rendezvous-seconds",
+        type=seconds,
+        metavar="S",
+        help="how long ranks wait for each other at the start (default: 600)",
+    )
 
 
 # The configuration's field behind each flag, where the two have different names.
@@ -107,13 +156,20 @@ _SAME = (
     "max_model_len", "max_num_seqs", "max_waiting", "memory_percent", "block_size", "dtype", "device",
     "num_threads", "seed", "cpu_backend", "quantization", "kv_cache_dtype",
 )  # fmt: skip
+_PARALLEL = (
+    "tensor_parallel_size", "pipeline_parallel_size", "enable_expert_parallel", "pipeline_microbatches",
+    "group_port", "rendezvous_seconds",
+)  # fmt: skip
 
 
 def engine_config(arguments: argparse.Namespace, model: Path) -> EngineConfig:
     """Return the configuration that the flags ask for."""
     fields = _FIELDS | {name: name for name in _SAME}
     given = {field: getattr(arguments, flag) for flag, field in fields.items()}
-    return EngineConfig(model, **{field: value for field, value in given.items() if value is not None})
+    config = EngineConfig(model, **{field: value for field, value in given.items() if value is not None})
+    parallel = {flag: getattr(arguments, flag, None) for flag in _PARALLEL}
+    config = replace(config, **{flag: value for flag, value in parallel.items() if value is not None})
+    return replace(config, tensor_parallel_size=config.tensor_parallel_size or None)
 
 
 def model_path(source: str, revision: str | None, *, allow_http: bool = False) -> Path:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from slipway_engine.cli import deployment
 from slipway_engine.cli.flags import (
     add_engine_flags,
+    add_parallel_flags,
     add_source_flags,
     engine_config,
     model_path,
     positive,
     seconds,
 )
+from slipway_engine.parallel.environment import group_pod
 from slipway_engine.process.client import CoreCommand
 from slipway_engine.server.reasoning import PARSERS as REASONING_PARSERS
 from slipway_engine.server.settings import ALIASES, DRAIN_SECONDS, ServerSettings
@@ -52,6 +56,7 @@ def add(commands: Any) -> argparse.ArgumentParser:
     )
     _add_server_flags(parser)
     add_engine_flags(parser)
+    add_parallel_flags(parser)
     add_source_flags(parser)
     parser.set_defaults(run=lambda arguments: run(parser, arguments))
     return parser
@@ -154,7 +159,13 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> int:
         profile_dir=_profile_dir(arguments),
         otlp_endpoint=arguments.otlp_traces_endpoint,
     )
-    return serve(engine_config(arguments, model), settings, CoreCommand(log_format=arguments.log_format))
+    config, pod = engine_config(arguments, model), group_pod(os.environ)
+    if pod.index:
+        from slipway_engine.parallel.pod import serve_ranks
+
+        return serve_ranks(config, pod, arguments.host, arguments.port, arguments.log_format)
+    config = replace(config, group_size=pod.size)
+    return serve(config, settings, CoreCommand(log_format=arguments.log_format))
 
 
 def _profile_dir(arguments: argparse.Namespace) -> Path | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import torch
 
@@ -30,6 +30,18 @@ class Memory:
     available: int
 
 
+Answers: TypeAlias = tuple[list[Scheduled], torch.Tensor]
+"""Those of a step that want logits, and their rows in the same order."""
+
+
+class Ticket(Protocol):
+    """A step that is on its way."""
+
+    @property
+    def rows(self) -> Sequence[Scheduled]:
+        """What it computes."""
+
+
 class StepRunner(Protocol):
     """A loaded model with its cache."""
 
@@ -41,6 +53,21 @@ class StepRunner(Protocol):
 
     def copy_blocks(self, copies: Mapping[int, int]) -> None:
         """Copy whole KV blocks {target: source} of all layers, before the step that reads the targets."""
+
+
+@runtime_checkable
+class Pipelined(Protocol):
+    """A runner that takes another step before the last one has ended."""
+
+    @property
+    def depth(self) -> int:
+        """How many steps should be on their way at once."""
+
+    def submit(self, plan: Sequence[Scheduled]) -> Ticket:
+        """Send a step on its way."""
+
+    def collect(self, ticket: Ticket) -> Answers:
+        """Wait for the oldest step; return what `run` does."""
 
 
 class Backend(Protocol):
@@ -65,3 +92,11 @@ class Backend(Protocol):
 
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[Sampled]:
         """Choose the next token of each row; the logits may be overwritten."""
+
+
+@runtime_checkable
+class Spread(Protocol):
+    """A backend whose model is computed by other processes, too."""
+
+    def close(self) -> None:
+        """Let them go."""

@@ -22,9 +22,16 @@ def choose_backend(
     config: EngineConfig, checkpoint: Checkpoint | TransformersModel, machine: Machine
 ) -> Backend:
     """Return the best way to run `checkpoint` on this machine, within what the configuration asks for."""
+    if (config.tensor_parallel_size, config.pipeline_parallel_size) != (1, 1):
+        # Several ranks bring torch.distributed, which one can do without.
+        from slipway_engine.parallel.choice import choose_parallel
+
+        parallel = choose_parallel(config, checkpoint, machine)
+        if parallel is not None:
+            return parallel
     device = choose_device(config.device)
     dtype = choose_dtype(config.dtype, checkpoint.config.dtype, device, machine)
-    kv_dtype = _choose_kv_dtype(config.kv_cache_dtype, dtype)
+    kv_dtype = choose_kv_dtype(config.kv_cache_dtype, dtype)
     if isinstance(checkpoint, TransformersModel):
         _check_modelling(config, checkpoint)
         return TorchBackend(OtherModel(checkpoint, device, dtype), device, dtype, kv_dtype)
@@ -61,7 +68,7 @@ def choose_dtype(name: str, checkpoint: torch.dtype, device: torch.device, machi
     return _DTYPES[name]
 
 
-def _choose_kv_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
+def choose_kv_dtype(name: str, dtype: torch.dtype) -> torch.dtype:
     """Return the type that keys and values are kept in; "auto" is the one that they are computed in."""
     if name == "auto":
         return dtype

@@ -13,11 +13,15 @@ from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 
+import torch
+
 from slipway_engine.config import EngineConfig
 from slipway_engine.core import admission, batch
+from slipway_engine.core.backend import Answers, Spread
 from slipway_engine.core.beams import Beams
 from slipway_engine.core.device import choose_backend, set_threads
 from slipway_engine.core.drain import Drain
+from slipway_engine.core.flight import Flight
 from slipway_engine.core.group import Births, Group, Ranked
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.messages import CoreStats, NewRequest, Ready, RequestOutput, StepOutput
@@ -70,6 +74,7 @@ class EngineCore:
             prefix_caching=config.prefix_caching,
             windows=self.memory.kv_windows,
         )
+        self._flight = Flight(self._runner)
         self._groups: dict[str, Group] = {}
         self._ended: list[RequestOutput] = []
         self._deadlines: list[tuple[float, str]] = []
@@ -130,23 +135,28 @@ class EngineCore:
                 self._groups[request_id].stop(index)
                 self._forget_ended([request_id])
 
+    def close(self) -> None:
+        """Let the processes go that compute with this one, where there are any."""
+        if isinstance(self._backend, Spread):
+            self._backend.close()
+
     def has_work(self) -> bool:
         """Say whether `step` has anything to do or to report."""
-        return bool(self._groups or self._ended)
+        return bool(self._groups or self._ended or self._flight)
 
     def step(self) -> StepOutput:
         """Run one batch and return what it brought."""
         began = time.monotonic()
         self._expire(began)
         outputs, self._ended = self._ended, []
-        scheduled = self._scheduler.schedule(self._budget())
-        if scheduled:
-            outputs += self._compute(scheduled, began)
+        tokens = self._launch(began)
+        if self._flight:
+            outputs += self._land()
         else:
             assert not self._groups, "requests are there, but none could be scheduled"
         self._steps += 1
         self._step_seconds = time.monotonic() - began
-        self._pace.observe(sum([row.count for row in scheduled]), self._step_seconds)
+        self._pace.observe(tokens, self._step_seconds)
         return StepOutput(tuple(outputs), self.stats())
 
     def stats(self) -> CoreStats:
@@ -212,12 +222,27 @@ class EngineCore:
             error.retry_after = self._drain.retry_after(self._scheduler.waiting, time.monotonic())
             raise
 
-    def _compute(self, scheduled: Sequence[Scheduled], began: float) -> list[RequestOutput]:
-        for row in scheduled:
-            row.request.started = row.request.started or began
-        if self._scheduler.copies:
-            self._runner.copy_blocks(self._scheduler.copies)
-        wanting, logits = self._runner.run(scheduled)
+    def _launch(self, began: float) -> int:
+        """Send steps on their way, as many as there should be at once; return the tokens of them all."""
+        tokens, runnable = 0, self._scheduler.total
+        while self._flight.has_room:
+            scheduled = self._scheduler.schedule(self._budget(), self._flight.share(runnable))
+            if not scheduled:
+                break
+            for row in scheduled:
+                row.request.started = row.request.started or began
+                tokens += row.count
+            if self._scheduler.copies:
+                self._runner.copy_blocks(self._scheduler.copies)
+            self._scheduler.launch(scheduled)
+            self._flight.launch(scheduled)
+        return tokens
+
+    def _land(self) -> list[RequestOutput]:
+        """Take in the oldest step."""
+        landed, answers = self._flight.land()
+        scheduled = self._scheduler.land(landed)
+        wanting, logits = answers if len(scheduled) == len(landed) else _without(answers, scheduled)
         step = batch.sort(wanting, logits, self._groups)
         for row in scheduled:
             self._scheduler.advance(row)
@@ -248,6 +273,15 @@ class EngineCore:
             if self._groups[request_id].over:
                 del self._groups[request_id]
                 self._drain.left(time.monotonic())
+
+
+def _without(answers: Answers, scheduled: Sequence[Scheduled]) -> Answers:
+    """Return the answers to those that are still there."""
+    wanting, logits = answers
+    left, sizes = set(scheduled), [row.rows for row in wanting]
+    parts = zip(wanting, torch.split(logits, sizes), strict=True)
+    kept = [(row, part) for row, part in parts if row in left]
+    return [row for row, _ in kept], torch.cat([logits[:0], *(part for _, part in kept)])
 
 
 def _owed(request: NewRequest) -> int:

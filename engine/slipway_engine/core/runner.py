@@ -36,7 +36,7 @@ class Runner:
     @torch.no_grad()
     def run(self, plan: Sequence[Scheduled]) -> tuple[list[Scheduled], torch.Tensor]:
         """Compute a step. Returns those that want logits, and their rows in the same order."""
-        rows = sorted(plan, key=_layout)
+        rows = sorted(plan, key=layout)
         steps = [self._context(rows, group) for group in range(self.attention.groups)]
         hidden = self.decoder.embed(self._tokens(rows))
         hidden = self.decoder.forward(hidden, steps[0].positions, self.attention.bind(*steps))
@@ -64,6 +64,6 @@ class Runner:
         return torch.tensor(ids, dtype=torch.int64, device=self.device)
 
 
-def _layout(row: Scheduled) -> tuple[bool, int]:
-    """Single tokens first, longest context first."""
+def layout(row: Scheduled) -> tuple[bool, int]:
+    """Return the key by which a step's rows are sorted: single tokens first, longest context first."""
     return row.count > 1, -row.request.computed

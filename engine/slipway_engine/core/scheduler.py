@@ -71,7 +71,11 @@ class _Budget:
 
 
 class Scheduler:
-    """Waiting and running requests, and those that wait for others of their group (parked)."""
+    """Waiting and running requests, and those that wait for others of their group (parked).
+
+    Where several steps are on their way at once, those that a step computes are `flying` until it ends: they
+    are in no other step, and keep their blocks.
+    """
 
     def __init__(
         self,
@@ -90,6 +94,7 @@ class Scheduler:
         self.max_waiting = max_waiting
         self.counters = Counters()
         self.running: list[Request] = []
+        self.flying: set[Request] = set()
         self._tables = Tables(pool, block_size, prefix_caching=prefix_caching, windows=windows)
         self._waiting: dict[Request, None] = {}
         self._parked: dict[Request, None] = {}
@@ -145,7 +150,11 @@ class Scheduler:
             self._set_back(request)
 
     def remove(self, request: Request) -> None:
-        """Forget a finished or aborted request and free its blocks."""
+        """Forget a finished or aborted request and free its blocks.
+
+        A step on its way may still write into them; whoever gets them is computed after it.
+        """
+        self.flying.discard(request)
         if request in self._waiting:
             del self._waiting[request]
         elif request in self._parked:
@@ -157,20 +166,34 @@ class Scheduler:
             self._queue = [entry for entry in self._queue if entry[1] in self._waiting]
             heapify(self._queue)
 
-    def schedule(self, budget: int | None = None) -> list[Scheduled]:
-        """Decide what the next step computes; `budget` lowers `max_batch_tokens` for this step."""
+    def schedule(self, budget: int | None = None, most: int | None = None) -> list[Scheduled]:
+        """Decide what the next step computes; `budget` lowers `max_batch_tokens` for this step.
+
+        It takes `most` requests at most, so that others are left for a step beside it.
+        """
         left = _Budget(min(budget or self.max_batch_tokens, self.max_batch_tokens))
         plan: dict[Request, int] = {}
         self._tables.copies = {}
         preempted = self.counters.preemptions
         for request in self._in_turn():
-            if left.tokens == 0:
+            if left.tokens == 0 or len(plan) == most:
                 break
             if request not in self._waiting:  # it may have been preempted since
                 self._continue(request, left, plan)
         if self._waiting and self.counters.preemptions == preempted:
-            self._admit(left, plan)
+            self._admit(left, plan, most)
         return [Scheduled(request, count) for request, count in plan.items()]
+
+    def launch(self, plan: Sequence[Scheduled]) -> None:
+        """Take note that a step is on its way."""
+        self.flying.update([row.request for row in plan])
+
+    def land(self, plan: Sequence[Scheduled]) -> list[Scheduled]:
+        """Return those of a step that ended who were not removed since."""
+        if not self.flying.issuperset([row.request for row in plan]):
+            plan = [row for row in plan if row.request in self.flying]
+        self.flying.difference_update([row.request for row in plan])
+        return list(plan)
 
     def advance(self, scheduled: Scheduled) -> None:
         """Record that a step's tokens are computed."""
@@ -194,7 +217,8 @@ class Scheduler:
 
     def _in_turn(self) -> list[Request]:
         """Return the running requests in the order of the rule: single tokens first, then by their keys."""
-        return sorted(self.running, key=lambda request: (request.debt > 1, request.key))
+        idle = [request for request in self.running if request not in self.flying]
+        return sorted(idle, key=lambda request: (request.debt > 1, request.key))
 
     def _continue(self, request: Request, left: _Budget, plan: dict[Request, int]) -> None:
         """Plan more tokens of a running request, at the cost of who is last in line."""
@@ -204,7 +228,9 @@ class Scheduler:
         needed = self._tables.needed(request, count)
         while needed > self.pool.available:
             if not self._evict():
-                victim = max(self.running, key=attrgetter("key"))
+                victim = max([one for one in self.running if one not in self.flying], key=attrgetter("key"))
+                if victim is request and self.flying:
+                    return  # those that fly will give blocks back, or be victims
                 left.tokens += plan.pop(victim, 0)
                 self._preempt(victim)
                 if victim is request:
@@ -235,10 +261,10 @@ class Scheduler:
         self.counters.preemptions += 1
         return True
 
-    def _admit(self, left: _Budget, plan: dict[Request, int]) -> None:
+    def _admit(self, left: _Budget, plan: dict[Request, int], most: int | None) -> None:
         """Start waiting requests in order, while budget, seats and blocks for all their tokens last."""
         for request in self._front():
-            if left.tokens == 0 or len(self.running) >= self.max_num_seqs:
+            if left.tokens == 0 or len(self.running) >= self.max_num_seqs or len(plan) == most:
                 return
             hits = self._tables.hits(request)
             while not self._room(request, hits):

@@ -53,7 +53,7 @@ class TorchBackend:
 
     def needs(self, baseline: int) -> Needs:
         """Return what the model, its steps and its cache need."""
-        rows = [self._row_bytes(layer) for layer in self._layers]
+        rows = [self.row_bytes(layer) for layer in self._layers]
         capped = any(layer.softcap for layer in self._layers)
         heads = max(layer.heads for layer in self._layers)
         return Needs(
@@ -80,7 +80,7 @@ class TorchBackend:
         decoder = self._model.load(memory.max_model_len, progress)
         # Layers differ only where each has a place of its own.
         layers = self._layers[: self._layout.groups.layers]
-        caches = [self._cache(layer, memory.num_blocks + 1, block_size) for layer in layers]
+        caches = [self.cache(layer, memory.num_blocks + 1, block_size) for layer in layers]
         attention = PagedAttention(self._model.config, caches, self._layout.places)
         states = self._model.pooling is not None
         return Runner(decoder, attention, block_size, self._device, self._dtype, states=states)
@@ -89,17 +89,18 @@ class TorchBackend:
         """Choose the next token of each row."""
         return sampler.sample(logits, requests)
 
-    def _row_bytes(self, layer: AttentionLayer) -> int:
+    def row_bytes(self, layer: AttentionLayer) -> int:
+        """Return the bytes that a token keeps in a layer."""
         return row_elements(layer, self._kv_dtype) * self._kv_dtype.itemsize
 
     def _gathered_bytes(self, layer: AttentionLayer) -> int:
         """A token's row as it was kept, and, where that is another type, in float32 and as it is read."""
-        rows = self._row_bytes(layer)
+        rows = self.row_bytes(layer)
         if self._kv_dtype is self._dtype:
             return rows
         return rows + layer.elements * (4 + self._dtype.itemsize)
 
-    def _cache(self, layer: AttentionLayer, blocks: int, block_size: int) -> torch.Tensor:
+    def cache(self, layer: AttentionLayer, blocks: int, block_size: int) -> torch.Tensor:
         """Return a layer's cache of zeros; on a CPU a page costs memory only once it is written."""
         shape = (blocks, block_size, row_elements(layer, self._kv_dtype))
         if self._device.type != "cpu":

@@ -44,8 +44,17 @@ class Checkpoint(Protocol):
     def read_into(self, name: str, out: torch.Tensor) -> None:
         """Copy the tensor `name` into `out`, a contiguous tensor of its shape, converting to its dtype."""
 
+    def read_part(self, name: str, out: torch.Tensor, rows: slice, columns: slice) -> None:
+        """Copy a part of the matrix (or, with its rows alone, of the vector) `name`, and read nothing else.
+
+        The columns of packed weights begin and end between blocks; others raise `ModelUnsupported`.
+        """
+
     def stored_type(self, name: str) -> str:
         """Return the type of the tensor `name` in the file, by its GGML name."""
+
+    def block_of(self, name: str) -> int:
+        """Return how many neighbours in a row of the tensor `name` are packed in one block; 1 for floats."""
 
     def stored(self, name: str) -> Bytes:
         """Return the bytes [rows, bytes] of the tensor `name`, of its stored type."""

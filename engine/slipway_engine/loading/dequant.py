@@ -65,6 +65,34 @@ def read_into(
         flat[at : at + len(values)].copy_(torch.from_numpy(values))
 
 
+def read_part(
+    file: GGUFFile, info: TensorInfo, out: torch.Tensor, entry: int, rows: slice, columns: slice
+) -> None:
+    """Unpack the part [rows, columns] of a matrix, or of the entry of a stack of matrices, into `out`.
+
+    A vector has rows alone. Columns that share a block with others raise `ModelUnsupported`.
+    """
+    if info.type.name not in _UNPACK:
+        raise ModelUnsupported(f"{file.path}: the tensor {info.name!r} has the type {info.type.name}.")
+    block, size = info.type.block, info.type.size
+    if out.dim() == 1:
+        read_into(file, info, out, rows.start, rows.stop)
+        return
+    height, width = info.shape[-2:]
+    if columns.start % block or columns.stop % block or width % block:
+        raise ModelUnsupported(
+            f"{file.path}: columns {columns.start} to {columns.stop} of the tensor {info.name!r} would cut a "
+            f"block of {block} {info.type.name} weights; choose another tensor_parallel_size."
+        )
+    stored = file.raw(info.name).reshape(-1, height, width // block * size)[entry]
+    stored = stored[rows, columns.start // block * size : columns.stop // block * size]
+    step = max(1, CHUNK_ELEMENTS // width)
+    for start in range(0, len(stored), step):
+        some = stored[start : start + step]
+        values = dequantise(some.reshape(-1, size), info.type.name)
+        out[start : start + step].copy_(torch.from_numpy(values.reshape(len(some), -1)))
+
+
 def _f32(blocks: Bytes) -> Floats:
     return np.array(blocks).view("<f4").astype(np.float32, copy=False)
 

@@ -10,7 +10,7 @@ import torch
 
 from slipway_engine.errors import ModelCorrupt
 from slipway_engine.loading import layout
-from slipway_engine.loading.dequant import read_into
+from slipway_engine.loading.dequant import read_into, read_part
 from slipway_engine.loading.gguf import Bytes, GGUFFile, TensorInfo
 from slipway_engine.loading.gguf_config import ROPE_TENSORS, family_of, read_config
 from slipway_engine.loading.limits import MAX_EXPERTS
@@ -57,6 +57,24 @@ class GGUFCheckpoint:
             out.copy_(halve(out, self.config.head_dim))
         if name.endswith("norm.weight"):
             out.sub_(self.config.norm_offset)  # the converter added it
+
+    def read_part(self, name: str, out: torch.Tensor, rows: slice, columns: slice) -> None:
+        """Unpack a part of the tensor `name`; rows of queries and keys are whole heads."""
+        place = self._parts[name]
+        info = self.file.tensors[place.name]
+        at = slice(rows.start, rows.stop)
+        if len(info.shape) < 3:
+            at = slice(place.start + rows.start, place.start + rows.stop)
+        entry = place.start if len(info.shape) == 3 else 0
+        read_part(self.file, info, out, entry, at, columns)
+        if self._permuted(name):
+            out.copy_(halve(out, self.config.head_dim))
+        if name.endswith("norm.weight"):
+            out.sub_(self.config.norm_offset)
+
+    def block_of(self, name: str) -> int:
+        """Return the elements of one block of `name`."""
+        return self.file.tensors[self._parts[name].name].type.block
 
     def stored_type(self, name: str) -> str:
         """Return the type of `name` in the file."""

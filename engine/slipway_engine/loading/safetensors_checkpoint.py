@@ -13,7 +13,7 @@ from slipway_engine.loading import layout
 from slipway_engine.loading.gguf import Bytes
 from slipway_engine.loading.hf_config import read_config
 from slipway_engine.loading.pooling import read_pooling
-from slipway_engine.loading.shards import Shards
+from slipway_engine.loading.shards import Shards, explained
 
 
 class SafetensorsCheckpoint:
@@ -38,6 +38,18 @@ class SafetensorsCheckpoint:
         """Copy the tensor `name` into `out`."""
         with self._reading(name) as tensor:
             out.copy_(tensor)
+
+    def read_part(self, name: str, out: torch.Tensor, rows: slice, columns: slice) -> None:
+        """Copy a part of the tensor `name`; the library reads no more than that of the file."""
+        place = self._rows[name]
+        at = slice(place.start + rows.start, place.start + rows.stop)
+        with explained(self._shards.file_of(place.name)):
+            view = self._shards.slice_of(place.name)
+            out.copy_(view[at, columns] if out.dim() == 2 else view[at])
+
+    def block_of(self, name: str) -> int:
+        """Return 1: floats are not packed."""
+        return 1
 
     def stored_type(self, name: str) -> str:
         """Return the type of `name` in its shard."""

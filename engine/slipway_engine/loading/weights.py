@@ -34,7 +34,7 @@ def load(
     With `rounding` matrices of floats become what that mode keeps of them; packed ones stay as they are.
     """
     config = checkpoint.config
-    loader = _Loader(checkpoint, linear, device, dtype, rounding)
+    loader = Loader(checkpoint, linear, device, dtype, rounding)
     embedding = loader.rounded(["model.embed_tokens.weight"])
     layers = []
     for index in range(config.num_layers):
@@ -49,7 +49,9 @@ def load(
     return Decoder(config, embedding, layers, norm, head, turns, local)
 
 
-class _Loader:
+class Loader:
+    """Reads a checkpoint's tensors as the parts of a decoder."""
+
     def __init__(
         self,
         checkpoint: Checkpoint,
@@ -66,6 +68,7 @@ class _Loader:
         self.rounding = rounding
 
     def tensor(self, name: str) -> torch.Tensor:
+        """Read one tensor."""
         return self.stacked([name])
 
     def stacked(self, names: Sequence[str]) -> torch.Tensor:
@@ -79,6 +82,7 @@ class _Loader:
         return whole.to(self.device)
 
     def matrix(self, names: Sequence[str], biased: bool) -> Linear:
+        """Read matrices one below the other into one product."""
         bias = self.stacked([f"{name}.bias" for name in names]) if biased else None
         return self.linear(self.rounded([f"{name}.weight" for name in names]), bias)
 
@@ -93,6 +97,7 @@ class _Loader:
         return rounding(self.stacked(names))
 
     def layer(self, index: int) -> Layer:
+        """Read a layer."""
         config, prefix = self.config, f"model.layers.{index}."
         attention = prefix + "self_attn."
         norms = [None if name is None else self.norm(prefix + name) for name in config.norm_names()]
@@ -109,6 +114,7 @@ class _Loader:
         )
 
     def mlp(self, prefix: str) -> Linear:
+        """Read what follows attention: one MLP, or a router and its experts."""
         experts = self.config.experts
         if experts is None:
             return self.gated(prefix)
@@ -116,6 +122,7 @@ class _Loader:
         return Experts(experts, router, [self.gated(f"{prefix}experts.{n}.") for n in range(experts.count)])
 
     def gated(self, prefix: str) -> Gated:
+        """Read one gated MLP."""
         config = self.config
         gate_up = self.matrix([prefix + "gate_proj", prefix + "up_proj"], config.mlp_bias)
         return Gated(gate_up, self.matrix([prefix + "down_proj"], config.mlp_bias), config.activation)
@@ -130,10 +137,12 @@ class _Loader:
         return weight.add_(offset).to(self.device)
 
     def head_norm(self, name: str) -> torch.Tensor | None:
+        """Read a norm of heads, where the model has them."""
         if not self.config.qk_norm and not self.config.qk_norm_wide:
             return None
         return self.paired(self.norm(name))
 
     def paired(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows of heads in the order in which they are turned."""
         head_dim = self.config.head_dim
         return pair_up(rows, head_dim, self.config.rope.turned(head_dim))

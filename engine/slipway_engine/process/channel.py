@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 
 from slipway_engine.core.messages import Message, decode, encode
 from slipway_engine.process.framing import FrameBuffer, frame
@@ -20,11 +21,13 @@ class Channel:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._frames = FrameBuffer()
+        self._sending = threading.Lock()
 
     def send(self, message: Message) -> None:
         """Send one message; waits where the other end reads slower than this one writes."""
         try:
-            self._sock.sendall(frame(encode(message)))
+            with self._sending:
+                self._sock.sendall(frame(encode(message)))
         except (BrokenPipeError, ConnectionResetError) as error:
             raise PeerGone from error
 

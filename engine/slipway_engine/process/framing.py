@@ -18,8 +18,9 @@ def frame(payload: bytes) -> bytes:
 class FrameBuffer:
     """Cuts a stream, fed in pieces of any size, into the payloads of its frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int = MAX_FRAME_BYTES) -> None:
         self._pending = bytearray()
+        self._limit = limit
 
     def feed(self, data: bytes) -> list[bytes]:
         """Add what arrived; return the payloads that are now complete, in order."""
@@ -28,8 +29,8 @@ class FrameBuffer:
         start = 0
         while len(self._pending) - start >= _HEADER.size:
             (length,) = _HEADER.unpack_from(self._pending, start)
-            if length > MAX_FRAME_BYTES:
-                raise ValueError(f"A frame of {length} bytes is over the limit of {MAX_FRAME_BYTES}.")
+            if length > self._limit:
+                raise ValueError(f"A frame of {length} bytes is over the limit of {self._limit}.")
             end = start + _HEADER.size + length
             if end > len(self._pending):
                 break

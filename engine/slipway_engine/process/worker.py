@@ -7,7 +7,6 @@ runs the loop. It leaves when told to, when the other end closes, and when its p
 from __future__ import annotations
 
 import argparse
-import ctypes
 import importlib
 import logging
 import os
@@ -17,15 +16,16 @@ import sys
 from collections.abc import Callable
 
 from slipway_engine.config import EngineConfig
+from slipway_engine.core import last_words
 from slipway_engine.core.messages import Failed, Start
 from slipway_engine.errors import EngineError
 from slipway_engine.logs import configure_logging
 from slipway_engine.process.channel import Channel, PeerGone
 from slipway_engine.process.collector import settle
 from slipway_engine.process.loop import Core, run
+from slipway_engine.process.orphan import die_with_parent
 
 DEFAULT_CORE = "slipway_engine.core.engine:EngineCore"
-_PR_SET_PDEATHSIG = 1
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +33,11 @@ log = logging.getLogger(__name__)
 def main(argv: list[str] | None = None) -> int:
     """Run one core; return the process's exit status."""
     arguments = _parse(argv)
-    _live_and_die_with_the_parent(arguments.parent)
+    _leave_signals_to_the_parent()
+    die_with_parent(arguments.parent)
     configure_logging(arguments.log_format)
     channel = Channel(socket.socket(fileno=arguments.fd))
+    last_words.at_end(lambda error: _end(channel, error))
     try:
         return _serve(arguments.core, channel)
     except PeerGone:
@@ -59,6 +61,16 @@ def _serve(core_name: str, channel: Channel) -> int:
     return 0
 
 
+def _end(channel: Channel, error: EngineError) -> None:
+    """Say why, and end, from a thread beside the core's."""
+    try:
+        channel.send(Failed(error.reason, str(error)))
+    except PeerGone:
+        log.info("The HTTP process has gone before.")
+    finally:
+        os._exit(1)
+
+
 def _load(core_name: str, channel: Channel) -> Core:
     (start,) = channel.wait()
     if not isinstance(start, Start):
@@ -74,14 +86,9 @@ def _core_class(name: str) -> Callable[[EngineConfig], Core]:
     return found
 
 
-def _live_and_die_with_the_parent(parent: int) -> None:
-    """Leave signals of the terminal to the parent, and be killed where it dies, even within a step."""
+def _leave_signals_to_the_parent() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        sys.exit(0)
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:

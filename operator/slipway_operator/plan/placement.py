@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from slipway_api.degrees import cuts_evenly, listed
 from slipway_api.device import Device
 from slipway_api.facts import ModelFacts
 
@@ -47,7 +48,7 @@ def place(facts: ModelFacts, device: Device, tensor: int, pipeline: int) -> Plac
     if tensor not in legal:
         raise IllegalDegree(
             f"parallelism.tensor {tensor} is not possible: {facts.heads} heads, {facts.kv_heads} key heads "
-            f"and {device.per_node} {device.name} a node allow {_listed(legal)}"
+            f"and {device.per_node} {device.name} a node allow {listed(legal)}"
         )
     if pipeline > facts.layers:
         raise IllegalDegree(
@@ -63,16 +64,10 @@ def place(facts: ModelFacts, device: Device, tensor: int, pipeline: int) -> Plac
 
 
 def _divides(facts: ModelFacts, degree: int) -> bool:
-    keys = facts.latent or facts.kv_heads % degree == 0 or degree % facts.kv_heads == 0
-    return facts.heads % degree == 0 and keys and facts.intermediate % degree == 0
+    return cuts_evenly(degree, facts.heads, facts.kv_heads, facts.intermediate, latent=facts.latent)
 
 
 def _stages_per_pod(tensor: int, pipeline: int, per_node: int) -> int:
     """Return how many stages one pod holds: as many as a node has room for, the same in every pod."""
     room = max(1, per_node // tensor)
     return max(stages for stages in range(1, min(room, pipeline) + 1) if pipeline % stages == 0)
-
-
-def _listed(degrees: tuple[int, ...]) -> str:
-    words = [str(degree) for degree in degrees]
-    return " or ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
