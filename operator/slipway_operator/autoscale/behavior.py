@@ -30,14 +30,18 @@ class Speed:
     """How fast one direction goes.
 
     `select` says which rate wins; `Disabled` never goes this way. `window` is how far back, in seconds, the
-    more careful recommendation counts. `pause` is the least time between two steps; with one (the built-in
-    speeds) a percentage is rounded so that more stays, without as Kubernetes rounds it.
+    more careful recommendation counts. `memory` is how far back, going down, a peak still has to fit into
+    replicas filled to the brim: traffic that came once may come again sooner than a replica starts.
+
+    `pause` is the least time between two steps; with one (the built-in speeds) a percentage is rounded so
+    that more stays, without as Kubernetes rounds it.
     """
 
     rates: tuple[Rate, ...]
     window: float
     select: Literal["Max", "Min", "Disabled"] = "Max"
     pause: float = 0.0
+    memory: float = 0.0
 
 
 Steps = tuple[tuple[float, int], ...]

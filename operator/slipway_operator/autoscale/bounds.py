@@ -79,4 +79,5 @@ def _speed(rules: ScalingRules | None, default: Speed) -> Speed:
         window=default.window if window is None else float(window),
         select=rules.select_policy or default.select,
         pause=0.0 if rates else default.pause,
+        memory=default.memory if window is None else 0.0,
     )

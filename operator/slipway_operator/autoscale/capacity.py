@@ -22,6 +22,8 @@ SATURATION_SECONDS: Final = 4 * 3600.0
 KV_SHARE: Final = 0.85
 SLO_SHARE: Final = 0.9
 BUSY: Final = 1.0
+MIN_ENDS: Final = 0.5
+"""The sum of requests that ended a second from which on it tells how long one runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class Learned:
 
     `weight`, `r`, `t`, `rr`, `rt` are the sums of 1, R, TPOT, R*R and R*TPOT. `full` is the mean number of
     running requests beside which at least five waited, `full_at` when. `per_cache` is the number that would
-    fill the KV cache, `stay` the seconds that a request spends running.
+    fill the KV cache. `busy`, `spent` and `ends` are the faded sums of R, R/TPOT and requests ended a second:
+    by Little's law busy/ends is how long a request runs, and spent/ends how many tokens' time.
     """
 
     weight: float = 0.0
@@ -41,7 +44,9 @@ class Learned:
     full: float | None = None
     full_at: float = 0.0
     per_cache: float | None = None
-    stay: float | None = None
+    busy: float = 0.0
+    spent: float = 0.0
+    ends: float = 0.0
 
     def line(self) -> tuple[float, float] | None:
         """Return (a, b) of TPOT = a + b R in seconds; None where the samples do not tell."""
@@ -72,12 +77,25 @@ def capacity(learned: Learned, max_num_seqs: int, tpot_slo: float | None) -> tup
     line = learned.line()
     if line is not None and tpot_slo is not None:
         bounds.append(((SLO_SHARE * tpot_slo - line[0]) / line[1], "the time per output token"))
+    elif tpot_slo is not None and learned.t > SLO_SHARE * tpot_slo * learned.weight > 0:
+        # Too alike for a line, but too slow: with a > 0 fewer than in proportion fit.
+        bounds.append((SLO_SHARE * tpot_slo * learned.r / learned.t, "the time per output token"))
     if learned.per_cache is not None:
         bounds.append((KV_SHARE * learned.per_cache, "the KV cache"))
     if learned.full is not None:
         bounds.append((learned.full, "requests that waited"))
     value, why = min(bounds)
     return max(1.0, value), why
+
+
+def stay(learned: Learned, beside: float) -> float | None:
+    """Return the seconds that a request runs in a replica of `beside` running ones; None where not known."""
+    if learned.ends < MIN_ENDS:
+        return None
+    line = learned.line()
+    if line is None or not learned.spent:
+        return learned.busy / learned.ends
+    return learned.spent / learned.ends * (line[0] + line[1] * beside)
 
 
 def slowness(learned: Learned, running: float, bears: float) -> float:
@@ -122,8 +140,12 @@ def _cache(learned: Learned, pod: PodLoad) -> Learned:
 
 
 def _stay(learned: Learned, pod: PodLoad) -> Learned:
-    """Learn how long a request runs, by Little's law: running requests over those that end a second."""
-    if not pod.finishing or pod.running < BUSY:
+    """Learn how long a request runs: running requests over those that end a second."""
+    if pod.finishing is None or pod.running < BUSY:
         return learned
-    seen, known = pod.running / pod.finishing, learned.stay
-    return replace(learned, stay=seen if known is None else 0.95 * known + 0.05 * seen)
+    return replace(
+        learned,
+        busy=FADING * learned.busy + pod.running,
+        spent=FADING * learned.spent + (pod.running / pod.tpot if pod.tpot else 0.0),
+        ends=FADING * learned.ends + pod.finishing,
+    )

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from slipway_api.v1alpha1 import LearnedStatus
-from slipway_operator.autoscale.capacity import MIN_WEIGHT, Learned
+from slipway_operator.autoscale.capacity import MIN_ENDS, MIN_WEIGHT, Learned, stay
 from slipway_operator.moments import seconds_of, text_of
 
 MOVED: Final = 0.05
 """A change of the requests that a replica bears that is worth writing."""
+KEPT_ENDS: Final = 10 * MIN_ENDS
 TRUST: Final = 5 * MIN_WEIGHT
 """How many samples the kept line counts as: enough to be used, few enough to be corrected."""
 
@@ -21,6 +22,7 @@ def kept(learned: Learned, bears: float, bound: str, start_seconds: float) -> Le
     line = learned.line()
     mean = learned.r / learned.weight if line is not None else 0.0
     variance = learned.rr / learned.weight - mean**2 if line is not None else 0.0
+    runs = stay(learned, mean)
     return LearnedStatus(
         replica=_text(bears),
         bounded_by=bound,
@@ -31,7 +33,7 @@ def kept(learned: Learned, bears: float, bound: str, start_seconds: float) -> Le
         full=None if learned.full is None else _text(learned.full),
         full_at=None if learned.full is None else text_of(learned.full_at),
         per_cache=None if learned.per_cache is None else _text(learned.per_cache),
-        stay_seconds=None if learned.stay is None else _text(learned.stay),
+        stay_seconds=None if runs is None else _text(runs),
         start_seconds=_text(start_seconds),
     )
 
@@ -51,12 +53,16 @@ def revived(told: Mapping[str, Any]) -> Learned:
             "rt": TRUST * (base * mean + each * squares),
         }
     full_at = seconds_of(told.get("fullAt"))
+    runs = _positive(told.get("staySeconds"))
+    if runs is not None:
+        pace = base + each * mean if sums and base and each and mean else None
+        sums |= {"busy": runs * KEPT_ENDS, "ends": KEPT_ENDS}
+        sums |= {"spent": runs * KEPT_ENDS / pace} if pace else {}
     return Learned(
         **sums,
         full=_positive(told.get("full")) if full_at is not None else None,
         full_at=full_at or 0.0,
         per_cache=_positive(told.get("perCache")),
-        stay=_positive(told.get("staySeconds")),
     )
 
 

@@ -6,15 +6,16 @@ and counting a silent pod as full. The arithmetic travels with the number, for p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
+from slipway_operator.autoscale.demand import Demand
 from slipway_operator.autoscale.load import Load
 
 Kind: TypeAlias = Literal["InFlight", "QueueDepth", "KVCacheUtilization", "TimeToFirstToken", "Prometheus"]
 
 FILL_UP: Final = 0.8
-FILL_DOWN: Final = 0.6
+FILL_DOWN: Final = 0.7
 TOLERANCE: Final = 0.1
 """autoscaling/v2's: a ratio this close to one asks for nothing."""
 
@@ -31,20 +32,26 @@ class Metric:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """Replicas that a metric asks for, before bounds and behaviour; fractions are rounded up later."""
+    """Replicas that a metric asks for, before bounds and behaviour; fractions are rounded up later.
+
+    `soon` is what growth will need by the time that a new replica serves; spare ones are for what nobody saw
+    coming, so they are not added to it. `peak` is what would just do, replicas filled to the brim.
+    """
 
     up: float
     down: float
     text: str
+    soon: float = 0.0
+    peak: float = 0.0
 
 
-def need(metric: Metric, load: Load, demand: float, capacity: float) -> Need | None:
-    """Return what a metric asks for; None where it cannot be read. `demand` is `demand.settled`."""
+def need(metric: Metric, load: Load, demand: Demand, capacity: float) -> Need | None:
+    """Return what a metric asks for; None where it cannot be read."""
     match metric.kind:
         case "InFlight" if metric.target is None:
             return _learned(load, demand, capacity)
         case "InFlight":
-            return _per_replica(metric, load, demand, "requests in flight")
+            return _in_flight(metric, load, demand)
         case "QueueDepth":
             return _per_replica(
                 metric, load, sum(pod.waiting for pod in load.fresh) + (load.held or 0), "waiting"
@@ -62,10 +69,31 @@ def in_flight(load: Load) -> float:
     return sum(pod.requests for pod in load.fresh) + (load.held or 0.0)
 
 
-def _learned(load: Load, demand: float, capacity: float) -> Need:
-    full = demand + load.silent * capacity
-    text = f"{demand:.1f} requests in flight / ({FILL_UP:.0%} of {capacity:.1f} a replica bears)"
-    return Need(demand / (FILL_UP * capacity), full / (FILL_DOWN * capacity), text)
+def _learned(load: Load, demand: Demand, capacity: float) -> Need:
+    full = demand.lasting + load.silent * capacity
+    filled = FILL_UP * capacity
+    text = f"{_worded(demand)} / ({FILL_UP:.0%} of {capacity:.1f} a replica bears)"
+    return Need(
+        demand.now / filled,
+        full / (FILL_DOWN * capacity),
+        text,
+        demand.soon / filled,
+        demand.lasting / capacity,
+    )
+
+
+def _in_flight(metric: Metric, load: Load, demand: Demand) -> Need:
+    target = metric.target or 1.0
+    now = _per_replica(metric, load, demand.now, "requests in flight")
+    soon = _tolerated(demand.soon / target, load.ready)
+    return replace(
+        now, soon=soon, peak=FILL_UP * demand.lasting / target, text=f"{_worded(demand)} / {target:g}"
+    )
+
+
+def _worded(demand: Demand) -> str:
+    coming = f", {demand.soon:.1f} by the time of a start" if demand.soon > demand.now else ""
+    return f"{demand.now:.1f} requests in flight{coming}"
 
 
 def _per_replica(metric: Metric, load: Load, total: float, unit: str) -> Need:

@@ -15,18 +15,19 @@ from enum import StrEnum
 from typing import Final
 
 from slipway_operator.autoscale.behavior import Rate, Speed, Steps, least, most, noted
-from slipway_operator.autoscale.capacity import Learned, capacity, learn, slowness
-from slipway_operator.autoscale.demand import TREND, settled
+from slipway_operator.autoscale.capacity import Learned, capacity, learn, slowness, stay
+from slipway_operator.autoscale.demand import TREND, Moment, settled, traffic
 from slipway_operator.autoscale.load import Load
-from slipway_operator.autoscale.needs import Metric, Need, in_flight, need
+from slipway_operator.autoscale.needs import FILL_UP, Metric, Need, in_flight, need
 
 PERIOD: Final = 10.0
 """Seconds between two decisions."""
 
 UP_EVERY: Final = 30.0
 DOWN_EVERY: Final = 60.0
-DOWN_AFTER_UP: Final = 150.0
+DOWN_AFTER_UP: Final = 300.0
 DOWN_WINDOW: Final = 300.0
+PEAK_MEMORY: Final = 3600.0
 KV_AFTER_DOWN: Final = 0.75
 ZERO_AFTER: Final = 600.0
 BLIND_PATIENCE: Final = 180.0
@@ -49,7 +50,10 @@ class Why(StrEnum):
 
 UP: Final = Speed((Rate("Pods", 4, UP_EVERY), Rate("Percent", 100, UP_EVERY)), 0.0, pause=UP_EVERY)
 DOWN: Final = Speed(
-    (Rate("Pods", 1, DOWN_EVERY), Rate("Percent", 10, DOWN_EVERY)), DOWN_WINDOW, pause=DOWN_EVERY
+    (Rate("Pods", 1, DOWN_EVERY), Rate("Percent", 10, DOWN_EVERY)),
+    DOWN_WINDOW,
+    pause=DOWN_EVERY,
+    memory=PEAK_MEMORY,
 )
 """The speeds where the object names none: slower than autoscaling/v2's, since a replica takes minutes."""
 
@@ -80,12 +84,14 @@ class Memory:
     """What is carried from one decision to the next.
 
     `needed` holds (time, replicas that must stay when some are taken away), `asked` (time, replicas that a
-    step up aimed at), both as far back as their windows reach.
+    step up aimed at), both as far back as their windows reach. `peaks` holds (time, replicas that would just
+    have done), of an hour those that no later one exceeds.
     """
 
     learned: Learned = field(default_factory=Learned)
-    recent: tuple[tuple[float, float], ...] = ()
+    recent: tuple[Moment, ...] = ()
     needed: tuple[tuple[float, float], ...] = ()
+    peaks: tuple[tuple[float, float], ...] = ()
     asked: tuple[tuple[float, int], ...] = ()
     steps: Steps = ()
     last_up: float = -math.inf
@@ -126,10 +132,10 @@ def _decide(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memor
     if not asked:
         text = f"{' and '.join(unread)} could not be read; nothing is changed"
         return Decision(load.current, Why.STALE, text), memory
-    most_asked = max(asked, key=lambda one: one.up)
-    memory = _note(bounds, memory, load, max(one.down for one in asked))
-    wanted = math.ceil(_settled(most_asked.up)) + bounds.spare
-    text = f"{most_asked.text} = {most_asked.up:.2f}"
+    most_asked = max(asked, key=lambda one: _counted(one, bounds.spare))
+    memory = _note(bounds, memory, load, max(one.down for one in asked), max(one.peak for one in asked))
+    wanted = _counted(most_asked, bounds.spare)
+    text = f"{most_asked.text} = {max(most_asked.up, most_asked.soon):.2f}"
     if bound != "maxNumSeqs":
         text += f", bounded by {bound}"
     memory, wanted = _careful(bounds, memory, load, wanted)
@@ -140,15 +146,24 @@ def _decide(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memor
 
 def _remember(memory: Memory, load: Load) -> Memory:
     demand = in_flight(load)
-    recent = (*memory.recent, (load.now, demand)) if load.fresh or load.held is not None else memory.recent
     return replace(
         memory,
         learned=learn(memory.learned, load.fresh, load.now),
-        recent=tuple(entry for entry in recent if load.now - entry[0] <= TREND),
+        recent=_looked(memory.recent, load),
         blind_since=(memory.blind_since or load.now) if load.blind else None,
         busy_at=load.now if demand > 0 or memory.busy_at is None else memory.busy_at,
         served=memory.served or load.ready > 0,
     )
+
+
+def _looked(recent: tuple[Moment, ...], load: Load) -> tuple[Moment, ...]:
+    """Return the looks that a trend is read from; none with a silent pod, which looks like traffic gone."""
+    if load.silent or not (load.fresh or load.held is not None):
+        return ()
+    before = recent[-1] if recent else Moment(load.now, 0.0, 0.0)
+    ended = sum(pod.finishing or 0.0 for pod in load.fresh) * (load.now - before.at)
+    now = Moment(load.now, in_flight(load), before.ended + ended)
+    return tuple(one for one in (*recent, now) if load.now - one.at <= TREND)
 
 
 def _needs(
@@ -158,7 +173,8 @@ def _needs(
     running = sum(pod.running for pod in load.fresh)
     waiting = in_flight(load) - running
     slow = slowness(memory.learned, running / max(1, len(load.fresh)), bears)
-    demand = settled(memory.recent, running, waiting, memory.learned.stay, load.ready_seconds) / slow
+    runs = stay(memory.learned, FILL_UP * bears)
+    demand = settled(running / slow, waiting, traffic(memory.recent, load.ready_seconds), runs)
     asked, unread = [], []
     for metric in metrics:
         found = need(metric, load, demand, bears)
@@ -167,6 +183,10 @@ def _needs(
         else:
             unread.append(metric.name or metric.kind)
     return asked, unread
+
+
+def _counted(one: Need, spare: int) -> int:
+    return max(math.ceil(_settled(one.up)) + spare, math.ceil(_settled(one.soon)))
 
 
 def _careful(bounds: Bounds, memory: Memory, load: Load, wanted: int) -> tuple[Memory, int]:
@@ -178,12 +198,14 @@ def _careful(bounds: Bounds, memory: Memory, load: Load, wanted: int) -> tuple[M
     return replace(memory, asked=asked), min(count for _, count in asked)
 
 
-def _note(bounds: Bounds, memory: Memory, load: Load, down: float) -> Memory:
+def _note(bounds: Bounds, memory: Memory, load: Load, down: float, peak: float) -> Memory:
     """Keep what shrinking must respect. A window that begins empty begins with what there is now."""
     window = max(bounds.down.window, 2 * load.ready_seconds)
     seed = memory.needed or ((load.now, float(load.current)),)
     kept = tuple(entry for entry in (*seed, (load.now, down)) if load.now - entry[0] <= window)
-    return replace(memory, needed=kept)
+    reach = bounds.down.memory
+    higher = (one for one in memory.peaks if one[1] > peak and load.now - one[0] <= reach)
+    return replace(memory, needed=kept, peaks=(*higher, (load.now, peak)) if reach else ())
 
 
 def _up(bounds: Bounds, memory: Memory, load: Load, wanted: int, text: str) -> tuple[Decision, Memory]:
@@ -209,7 +231,8 @@ def _down(
         text = f"no request for {idle:.0f} s, and a gateway holds those that come"
         return Decision(0, Why.TO_ZERO, text), replace(memory, needed=())
     highest = max((value for _, value in memory.needed), default=0.0)
-    safe = max(math.ceil(_settled(highest)) + bounds.spare, bounds.minimum, 1)
+    peak = max((value for _, value in memory.peaks), default=0.0)
+    safe = max(math.ceil(_settled(highest)) + bounds.spare, math.ceil(_settled(peak)), bounds.minimum, 1)
     if safe >= load.current:
         why = Why.AT_MINIMUM if load.current == bounds.minimum else Why.STEADY
         return Decision(load.current, why, text), memory

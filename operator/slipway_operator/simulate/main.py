@@ -17,7 +17,7 @@ from rich.table import Table
 from slipway_operator.autoscale.policy import Bounds
 from slipway_operator.simulate import policies
 from slipway_operator.simulate.plot import sparkline, svg
-from slipway_operator.simulate.replica import Speed
+from slipway_operator.simulate.replica import Speed, needed
 from slipway_operator.simulate.report import Report, Slo, report
 from slipway_operator.simulate.trace import Arrival, TraceError, burst_day, read, stretched
 from slipway_operator.simulate.world import Outcome, Policy, Setting, run
@@ -66,13 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     traffic.add_argument("--trace", type=Path, help="CSV file of requests; a made-up day where absent")
     traffic.add_argument("--rate", type=_positive, default=1.0, help="requests of the trace, times this (1)")
     traffic.add_argument("--hours", type=_positive, default=6.0, help="length of the made-up day (6)")
-    traffic.add_argument("--mean-rate", type=_positive, default=2.0, help="its requests a second (2)")
+    traffic.add_argument("--mean-rate", type=_positive, default=1.3, help="its requests a second (1.3)")
     traffic.add_argument("--seed", type=int, default=1, help="of all that is random (1)")
     bounds = parser.add_argument_group("the deployment")
     bounds.add_argument("--min", type=int, default=1, help="autoscaling.minReplicas (1)")
     bounds.add_argument("--max", type=int, default=24, help="autoscaling.maxReplicas (24)")
     bounds.add_argument("--spare", type=int, default=0, help="autoscaling.spareReplicas (0)")
-    bounds.add_argument("--start", type=int, default=2, help="replicas that serve at the beginning (2)")
+    bounds.add_argument(
+        "--start", type=int, help="replicas that serve at the beginning (what its first ten minutes need)"
+    )
     bounds.add_argument(
         "--slo-ttft", type=_positive, default=2.0, metavar="S", help="time to first token (2)"
     )
@@ -110,11 +112,13 @@ def _runs(options: argparse.Namespace, trace: Sequence[Arrival]) -> list[tuple[s
         options.step_base, options.step_each, options.prefill, options.kv_tokens, options.max_num_seqs
     )
     setting = Setting(speed, options.start_seconds)
+    bears = speed.bears(options.slo_tpot)
+    first = needed(trace, speed, bears) if options.start is None else options.start
     chosen = [made for name in options.compare.split(",") for made in _policies(options, name.strip())]
     runs = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for policy in progress.track(chosen, description="simulating"):
-            runs.append((policy.name, run(trace, policy, setting, first=options.start)))
+            runs.append((policy.name, run(trace, policy, setting, first=first)))
     return runs
 
 

@@ -8,6 +8,7 @@ request running all along would have gained, so that a step costs what it ends, 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Final
@@ -29,6 +30,10 @@ class Speed:
     prefill: float = 8000.0
     kv_tokens: int = 120_000
     max_num_seqs: int = 64
+
+    def bears(self, tpot: float) -> float:
+        """Return the requests in flight at which a token takes `tpot` seconds, prompts left aside."""
+        return max(1.0, min(float(self.max_num_seqs), (tpot - self.base) / self.each))
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +73,10 @@ class Replica:
     kv_used: int = 0
     leaving: bool = False
     finished: int = 0
+    tokens: float = 0.0
+    """Output tokens after the first of each request, as the engine's metrics count them."""
+    stream_seconds: float = 0.0
+    """Seconds between those tokens, over all requests that stream: prompts that hold them up included."""
     _order: int = 0
 
     @property
@@ -85,11 +94,6 @@ class Replica:
         """Return the used share of the KV cache."""
         return min(1.0, self.kv_used / self.speed.kv_tokens)
 
-    @property
-    def tpot(self) -> float | None:
-        """Return the time per output token at the present load."""
-        return self.speed.base + self.speed.each * len(self.ending) if self.ending else None
-
     def take(self, job: Job) -> None:
         """Queue a request."""
         job.replica = self.number
@@ -98,7 +102,9 @@ class Replica:
     def advance(self, now: float, seconds: float) -> None:
         """Let `seconds` pass, up to `now`."""
         self._admit()
+        streaming = len(self.ending)
         spent = self._prefill(now, seconds)
+        self.stream_seconds += spent * streaming
         self._decode(now, seconds - spent)
 
     def _admit(self) -> None:
@@ -133,11 +139,37 @@ class Replica:
         while self.ending and seconds > 0:
             pace = self.speed.base + self.speed.each * len(self.ending)
             needed = max(0.0, self.ending[0][0] - self.clock) * pace
+            streaming = len(self.ending)
             if needed > seconds:
                 self.clock += seconds / pace
+                self._count(seconds, streaming, pace)
                 return
             seconds -= needed
+            self._count(needed, streaming, pace)
             self.clock, _, job = heappop(self.ending)
             job.done = max(job.first or 0.0, now - seconds)
             self.finished += 1
             self.kv_used -= job.arrival.prompt + job.arrival.answer
+
+    def _count(self, seconds: float, streaming: int, pace: float) -> None:
+        self.stream_seconds += seconds * streaming
+        self.tokens += seconds / pace * streaming
+
+
+def needed(trace: Sequence[Arrival], speed: Speed, bears: float, within: float = 600.0) -> int:
+    """Return the replicas, filled to 80 %, that the traffic of the first `within` seconds needs (Little).
+
+    Every policy begins with them, so that none is judged by a beginning that it did not choose.
+    """
+    seen = [arrival for arrival in trace if arrival.at < within]
+    if not seen:
+        return 1
+    seconds = min(within, max(1.0, trace[-1].at))
+    prompts = sum(one.prompt for one in seen) / speed.prefill / seconds
+    answers = sum(one.answer for one in seen) / seconds
+    filled = 0.8 * bears
+    pace = speed.base + speed.each * filled
+    count = 1
+    while prompts >= count or prompts + answers * pace / (1 - prompts / count) > filled * count:
+        count += 1
+    return count

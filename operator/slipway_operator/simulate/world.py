@@ -76,7 +76,7 @@ class _Cluster:
         self._replicas: list[Replica] = []
         self._held: deque[Job] = deque()
         self._wanted = first
-        self._seen: dict[int, tuple[float, int]] = {}
+        self._seen: dict[int, tuple[float, int, float, float]] = {}
         self._add(first, -math.inf)
 
     @property
@@ -115,10 +115,11 @@ class _Cluster:
                 running=replica.running,
                 waiting=len(replica.waiting),
                 kv_cache=replica.kv_share,
-                tpot=replica.tpot,
-                finishing=self._finishing(replica, now),
+                tpot=tpot,
+                finishing=finishing,
             )
             for replica in ready
+            for tpot, finishing in [self._since(replica, now)]
         )
         held = float(len(self._held)) if self._setting.gateway else None
         requests = sum(replica.requests for replica in self._replicas) + len(self._held)
@@ -127,10 +128,16 @@ class _Cluster:
         gateway = self._setting.gateway
         return Load(now, self._wanted, len(ready), pods, held, ready_seconds=start, gateway=gateway)
 
-    def _finishing(self, replica: Replica, now: float) -> float | None:
+    def _since(self, replica: Replica, now: float) -> tuple[float | None, float | None]:
+        """Return the time per token and the requests that ended a second since the look before."""
+        seen = (now, replica.finished, replica.tokens, replica.stream_seconds)
         before = self._seen.get(replica.number)
-        self._seen[replica.number] = (now, replica.finished)
-        return None if before is None else (replica.finished - before[1]) / max(TICK, now - before[0])
+        self._seen[replica.number] = seen
+        if before is None or now <= before[0]:
+            return None, None
+        tokens = seen[2] - before[2]
+        tpot = (seen[3] - before[3]) / tokens if tokens > 0 else None
+        return tpot, (seen[1] - before[1]) / (now - before[0])
 
     def scale(self, wanted: int, now: float) -> None:
         """Create or drain replicas; those that start go first, then the least loaded."""

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway_operator.autoscale.capacity import Learned, capacity, learn
-from slipway_operator.autoscale.demand import growth
+from slipway_operator.autoscale.demand import Moment, growth, settled, traffic
 from slipway_operator.autoscale.load import Load, PodLoad
-from slipway_operator.autoscale.needs import Metric
-from slipway_operator.autoscale.policy import Bounds, Decision, Memory, Why, decide
+from slipway_operator.autoscale.needs import Metric, Need
+from slipway_operator.autoscale.policy import Bounds, Decision, Memory, Why, _counted, decide
 
 BOUNDS = Bounds(minimum=1, maximum=8, max_num_seqs=10)
 
@@ -116,10 +116,69 @@ def test_capacity_is_learned_from_the_time_per_token() -> None:
     assert why == "the time per output token"
 
 
+def test_a_crowd_that_is_too_slow_bounds_the_capacity_before_a_line_can_be_fitted() -> None:
+    learned = learn(Learned(), [PodLoad("p", 0, 50, 0, tpot=0.2)], 0)
+    bears, why = capacity(learned, 64, tpot_slo=0.1)
+    assert math.isclose(bears, 50 * 0.09 / 0.2)
+    assert why == "the time per output token"
+    assert capacity(learned, 64, tpot_slo=0.3) == (64, "maxNumSeqs")
+
+
 def test_noise_is_no_growth() -> None:
-    noise = [(10.0 * i, 50.0 + (-1) ** i * 5) for i in range(12)]
+    noise = [Moment(10.0 * i, 50.0 + (-1) ** i * 5, 20.0 * i) for i in range(12)]
     assert growth(noise) == 0
-    assert math.isclose(growth([(10.0 * i, 50.0 + 10 * i) for i in range(12)]), 1.0)
+    ramp = [Moment(10.0 * i, 50.0, 0.5 * (10.0 * i) ** 2) for i in range(12)]
+    assert 0.8 < growth(ramp) < 1.0  # requests a second gained each second, less what chance might have done
+
+
+def test_crowded_replicas_hold_requests_longer_and_that_is_no_traffic() -> None:
+    """A steady stream that slows down piles up: what is in the system triples, what is asked for does not."""
+    steady = [Moment(10.0 * i, 20.0, 20.0 * i) for i in range(13)]
+    piled = [Moment(10.0 * i, 20.0 + 4 * i, 16.0 * i) for i in range(13)]
+    for moments in (steady, piled):
+        found = traffic(moments, 120)
+        assert found is not None
+        assert math.isclose(found.now, 2.0, rel_tol=0.01)
+        assert math.isclose(found.soon, 2.0, rel_tol=0.01)
+    crowded = settled(22.0, 0.0, traffic(piled, 120), 10.0)
+    assert (crowded.now, crowded.lasting) == (22.0, 20.0)
+
+
+def test_growth_is_followed_for_as_long_as_a_start_takes_and_spares_do_not_add_to_it() -> None:
+    ramp = [
+        Moment(5.0 * i, 0.0, 10.0 * i + 0.01 * (5.0 * i) ** 2) for i in range(25)
+    ]  # 2/s, and 0.02/s more each s
+    near, far = traffic(ramp, 30), traffic(ramp, 120)
+    assert near is not None
+    assert far is not None
+    assert near.now == far.now
+    assert 0 < near.soon - near.now < far.soon - far.now
+    assert traffic(ramp[:4], 120) is None  # too short to tell
+    text = "x"
+    assert _counted(Need(2.0, 2.0, text, soon=2.5), 2) == 4
+    assert _counted(Need(2.0, 2.0, text, soon=5.5), 2) == 6
+
+
+def test_a_peak_of_the_last_hour_still_fits_and_is_then_forgotten() -> None:
+    bounds = replace(BOUNDS, metrics=(Metric("InFlight", 8.0),))
+    busy = [look(now, 4, 7, 7, 7, 7) for now in range(0, 600, 10)]  # 28 in flight: 2.8 replicas to the brim
+    decisions, memory = play(bounds, Memory(), busy)
+    assert decisions[-1].replicas == 4
+    counts, now = [], 600
+    current = 4
+    while now < 5000:
+        decision, memory = decide(bounds, memory, look(now, current, *[0.5] * current))
+        counts.append((now, decision.replicas))
+        current, now = decision.replicas, now + 10
+    assert {count for at, count in counts if 1100 < at < 4100} == {3}
+    assert counts[-1][1] == 1
+
+
+def test_nothing_is_taken_away_within_five_minutes_of_a_step_up() -> None:
+    decision, memory = decide(BOUNDS, Memory(), look(0, 1, 10, waiting=6))
+    assert decision.replicas == 2
+    later = [look(now, 2, 0.5, 0.5) for now in range(10, 300, 10)]
+    assert {one.replicas for one in play(BOUNDS, memory, later)[0]} == {2}
 
 
 sample = st.builds(

@@ -11,7 +11,7 @@ from slipway_operator.autoscale.policy import Bounds
 from slipway_operator.simulate import policies
 from slipway_operator.simulate.main import main
 from slipway_operator.simulate.plot import buckets, sparkline, svg
-from slipway_operator.simulate.replica import Job, Replica, Speed
+from slipway_operator.simulate.replica import Job, Replica, Speed, needed
 from slipway_operator.simulate.report import Slo, report
 from slipway_operator.simulate.trace import Arrival, TraceError, burst_day, read, stretched
 from slipway_operator.simulate.world import Setting, run
@@ -28,6 +28,7 @@ def test_one_request_takes_its_prefill_and_its_steps() -> None:
     assert job.first == pytest.approx(0.5)
     assert job.done == pytest.approx(1.5)
     assert job.tpot == pytest.approx(0.1)
+    assert replica.stream_seconds / replica.tokens == pytest.approx(0.1)
     assert (replica.running, replica.kv_used) == (0, 0)
 
 
@@ -97,3 +98,23 @@ def test_pictures_keep_the_peaks() -> None:
     assert buckets([0.0] * 99 + [5.0], 10)[-1] == 5.0
     assert sparkline([0, 1, 2]) == "▁▅█"
     assert "&lt;a&gt;" in svg([("<a>", run(DAY[:3], policies.Static(1), Setting(), first=1))])
+
+
+def test_a_run_begins_with_the_replicas_that_its_traffic_needs() -> None:
+    speed = Speed(base=0.03, each=0.003, prefill=8000.0)
+    assert speed.bears(0.15) == pytest.approx(40)
+    steady = [Arrival(i / 5, 1155, 211) for i in range(5000)]  # five a second
+    # Little: 5 a second x 211 x 0.126 s = 133 in flight; prompts take 14 % of each of 5: 155, 32 in each
+    assert needed(steady, speed, 40.0) == 5
+    assert needed([], speed, 40.0) == 1
+    first = run(steady, policies.Ours(Bounds(1, 24, 1, tpot=0.15)), Setting(speed), first=5)
+    assert report("ours", first, Slo()).slo_percent > 99
+
+
+@pytest.mark.parametrize("seed", [2, 3])
+def test_a_day_of_bursts_is_borne_with_one_spare_for_half_of_what_a_fixed_number_costs(seed: int) -> None:
+    day = burst_day(seed, hours=6.0, mean_rate=1.3)
+    ours = report("ours", run(day, policies.Ours(Bounds(1, 24, 1, tpot=0.15)), Setting(), first=1), Slo())
+    assert ours.slo_percent >= 98.5
+    assert ours.replica_hours <= 30  # nine fixed ones take 54
+    assert ours.starts <= 30
