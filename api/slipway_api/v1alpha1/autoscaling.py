@@ -108,7 +108,8 @@ class AutoscalingSpec(Spec):
     idle_seconds: Annotated[int, Field(ge=60, le=604_800)] | None = None
     """Time without requests before it goes to zero. Absent: 600, or five times the time to start."""
     metrics: Annotated[list[ScalingMetric], Field(min_length=1, max_length=8)] | None = None
-    """Signals; the one that asks for most decides. Absent: `InFlight` with a learned target."""
+    """Signals; the one that asks for most decides. Absent: `InFlight` with a learned target, and
+    `TimeToFirstToken` where `slo.ttftMs` is given."""
     behavior: ScalingBehavior | None = None
     """How fast it goes."""
     schedules: Annotated[list[ScalingSchedule], Field(max_length=16)] | None = Field(

@@ -21,12 +21,12 @@ def bounds_of(spec: AutoscalingSpec, slo: SloSpec | None, max_num_seqs: int, now
     down = spec.behavior.scale_down if spec.behavior else None
     shrinking = _speed(down, DOWN)
     tpot = slo.tpot_ms if slo else None
-    metrics = spec.metrics or [ScalingMetric(type="InFlight")]
+    metrics = tuple(_metric(metric, index) for index, metric in enumerate(spec.metrics or ()))
     return Bounds(
         minimum=min(max(least_of(spec), floor_of(spec, now)), spec.max_replicas),
         maximum=spec.max_replicas,
         spare=spec.spare_replicas or 0,
-        metrics=tuple(_metric(metric, index) for index, metric in enumerate(metrics)),
+        metrics=metrics or implied(slo),
         max_num_seqs=max_num_seqs,
         tpot=tpot / 1000 if tpot is not None else None,
         fallback=spec.fallback_replicas,
@@ -35,6 +35,14 @@ def bounds_of(spec: AutoscalingSpec, slo: SloSpec | None, max_num_seqs: int, now
         idle=spec.idle_seconds,
         rest=min(DOWN_AFTER_UP, shrinking.window),
     )
+
+
+def implied(slo: SloSpec | None) -> tuple[Metric, ...]:
+    """Return the metrics of an object that names none: the learned target, and the SLO's first token."""
+    learned = Metric("InFlight")
+    if slo is None or slo.ttft_ms is None:
+        return (learned,)
+    return learned, Metric("TimeToFirstToken", slo.ttft_ms / 1000, implied=True)
 
 
 def least_of(spec: AutoscalingSpec) -> int:

@@ -28,6 +28,8 @@ class Metric:
     kind: Kind
     target: float | None = None
     name: str = ""
+    implied: bool = False
+    """Whether the SLO asks for it and no entry does: where it cannot be read it is left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,7 @@ def need(metric: Metric, load: Load, demand: Demand, capacity: float) -> Need | 
         case "KVCacheUtilization":
             return _share(metric, load)
         case "TimeToFirstToken":
-            return _ratio(metric, load, load.ttft, "s to the first token")
+            return _latency(metric, load)
         case "Prometheus":
             return _per_query(metric, load)
 
@@ -113,13 +115,21 @@ def _share(metric: Metric, load: Load) -> Need | None:
     return Need(wanted, wanted + load.silent, f"KV cache in use of {used:.2f} replicas / {target:g}")
 
 
-def _ratio(metric: Metric, load: Load, value: float | None, unit: str) -> Need | None:
-    """A latency over its target, times the replicas that serve: those still loading did not cause it."""
-    if value is None or not load.ready:
+def _latency(metric: Metric, load: Load) -> Need | None:
+    """A latency over its target, times the replicas that serve: those still loading did not cause it.
+
+    An implied one is a guard beside the learned target: it waits for replicas on their way, and asks for half
+    as many again at most, since a latency of the last minute outlives its cause.
+    """
+    value, ready = load.ttft, load.ready
+    if value is None or not ready or (metric.implied and ready < load.current):
         return None
     target = metric.target or 1.0
-    wanted = _tolerated(load.ready * value / target, load.ready)
-    return Need(wanted, wanted + load.silent, f"{load.ready} x {value:.2f} {unit} / {target:g}")
+    wanted = _tolerated(ready * value / target, ready)
+    if metric.implied:
+        wanted = min(wanted, 1.5 * ready)
+    down = 0.0 if metric.implied and wanted < ready else wanted + load.silent
+    return Need(wanted, down, f"{ready} x {value:.2f} s to the first token / {target:g}")
 
 
 def _per_query(metric: Metric, load: Load) -> Need | None:

@@ -180,7 +180,7 @@ def _needs(
         found = need(metric, load, demand, bears)
         if found is not None:
             asked.append(found)
-        else:
+        elif not metric.implied:
             unread.append(metric.name or metric.kind)
     return asked, unread
 

@@ -23,6 +23,7 @@ from slipway_api.v1alpha1 import (
     LLMDeploymentSpec,
     NetworkSpec,
     RolloutSpec,
+    RoutingSpec,
 )
 from slipway_operator.plan.classes import Classed, Refused
 from slipway_operator.plan.installation import Installation
@@ -46,6 +47,7 @@ DEFAULT_MEMORY_PERCENT: Final = 90
 DEFAULT_PROGRESS_DEADLINE: Final = 1800
 DEFAULT_DRAIN_SECONDS: Final = 300
 DEFAULT_RETAIN_SECONDS: Final = 86_400
+DEFAULT_DOWN_WINDOW: Final = 300
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,7 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         pick.note(field, resolved, "built-in" if value is None else pick.origin(field))
     image = _image(engine, profile, installation, pick)
     network = _network(found, installation)
+    _scaling(spec, pick)
     pick.told("engine.extraArgs", " ".join(engine.extra_args) if engine.extra_args else None)
     return Effective(
         source=source,
@@ -236,6 +239,31 @@ def _cache(spec: LLMDeploymentSpec, pick: _Resolver) -> CacheSpec:
         pick.told("model.cache.storageClassName", cache.storage_class_name)
         pick.told("model.cache.size", cache.size)
     return cache.model_copy(update={"mode": mode})
+
+
+def _scaling(spec: LLMDeploymentSpec, pick: _Resolver) -> None:
+    """Note what the autoscaler and the gateway act upon. Neither shapes a pod."""
+    routing, scaling = spec.routing or RoutingSpec(), spec.autoscaling
+    pick.told("routing.maxHeldRequests", routing.max_held_requests)
+    pick.told("routing.maxHoldSeconds", routing.max_hold_seconds)
+    if scaling is None:
+        return
+    metrics = ", ".join(f"{one.type} {one.target or 'learned'}" for one in scaling.metrics or ())
+    implied = f"InFlight learned{implied_target(spec)}"
+    pick.pick("autoscaling.minReplicas", scaling.min_replicas, 1)
+    pick.told("autoscaling.maxReplicas", scaling.max_replicas)
+    pick.pick("autoscaling.spareReplicas", scaling.spare_replicas, 0)
+    pick.pick("autoscaling.metrics", metrics or None, implied)
+    pick.told("autoscaling.fallbackReplicas", scaling.fallback_replicas)
+    pick.told("autoscaling.idleSeconds", scaling.idle_seconds)
+    down = scaling.behavior.scale_down if scaling.behavior else None
+    window = down.stabilization_window_seconds if down else None
+    pick.pick("autoscaling.behavior.scaleDown.stabilizationWindowSeconds", window, DEFAULT_DOWN_WINDOW)
+
+
+def implied_target(spec: LLMDeploymentSpec) -> str:
+    """Return, in words, the target that `slo.ttftMs` adds where no metric is named."""
+    return f", TimeToFirstToken {spec.slo.ttft_ms}" if spec.slo and spec.slo.ttft_ms is not None else ""
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,10 @@ class Autoscaler:
             if state is None or state.target is None or parent is None or uid_of(parent) != state.uid:
                 return
             pods = [pod for pod in self._store.owned(POD, key) if _counts(pod)]
-            seen = await self._source.look(_asked(key, state.target, pods), self._clock())
+            asked = _asked(key, state.target, pods)
+            if state.ignorant and pods:
+                state.recall(await self._source.past(asked, self._clock()))
+            seen = await self._source.look(asked, self._clock())
             if self._states.get(key) is state and state.target is not None:
                 await self._judge(key, parent, state, state.target, pods, seen)
 
@@ -253,7 +256,8 @@ def _asked(key: Key, target: Target, pods: list[Object]) -> Asked:
         names=target.profile.metrics,
         port=target.profile.port,
         path=target.profile.metrics_path,
-        first=any(metric.type == "TimeToFirstToken" for metric in metrics),
+        first=any(metric.type == "TimeToFirstToken" for metric in metrics)
+        or (not metrics and target.slo is not None and target.slo.ttft_ms is not None),
         queries={
             query_name(index): metric.query
             for index, metric in enumerate(metrics)

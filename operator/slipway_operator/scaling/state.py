@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from pydantic import ValidationError
@@ -19,7 +19,8 @@ from slipway_api.v1alpha1 import (
     Status,
 )
 from slipway_operator.autoscale import kept
-from slipway_operator.autoscale.load import Load
+from slipway_operator.autoscale.capacity import learn
+from slipway_operator.autoscale.load import Load, PodLoad
 from slipway_operator.autoscale.policy import Decision, Memory
 from slipway_operator.autoscale.replicas import first_count, start_seconds
 from slipway_operator.autoscale.tell import PARKED, Told, Voice, decided, recalled, signals
@@ -59,6 +60,8 @@ class State:
     voice: Voice = field(default_factory=Voice)
     target: Target | None = None
     parked: bool = False
+    ignorant: bool = False
+    """Whether no status told what a replica bears, and the past was not asked yet."""
     started: set[str] = field(default_factory=set)
     """The pods whose start was seen."""
 
@@ -72,6 +75,14 @@ class State:
             self.start = took if first else 0.7 * self.start + 0.3 * took
             self.started.add(uid_of(pod))
         self.started &= {uid_of(pod) for pod in pods}
+
+    def recall(self, past: Sequence[PodLoad]) -> None:
+        """Learn what a replica bears from what its pods did before this operator came."""
+        self.ignorant = False
+        learned = self.memory.learned
+        for load in past:
+            learned = learn(learned, [load], load.at)
+        self.memory = replace(self.memory, learned=learned)
 
     def note(self, decision: Decision, memory: Memory, load: Load, told: LearnedStatus) -> bool:
         """Take in a decision; return whether it says something new."""
@@ -123,6 +134,7 @@ def revived(world: World) -> State:
         decisions=decisions,
         signals=_read(SignalStatus, status.get("signals")),
         learned=next(iter(_read(LearnedStatus, [learned])), None),
+        ignorant=not learned,
     )
 
 

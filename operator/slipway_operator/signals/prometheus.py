@@ -9,11 +9,13 @@ but for the expressions of `autoscaling.metrics`, which a class has to allow.
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, Final
 
 from slipway_operator.autoscale.load import PodLoad
@@ -34,6 +36,9 @@ from slipway_operator.signals.reading import (
 from slipway_operator.signals.source import Asked, Seen
 
 CLOCK_SECONDS: Final = 60.0
+PAST_SECONDS: Final = 7200.0
+logger = logging.getLogger(__name__)
+
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]{0,127}")
 _TARGET: Final = ("job", "instance", "endpoint", "service", "container", "prometheus", "prometheus_replica")
 """Labels that tell apart who collected a series: a pod that is collected twice must not count twice."""
@@ -69,6 +74,29 @@ class Prometheus:
                 values[name] = None
                 problems.append(f"Prometheus: {name}: {error}")
         return Seen(pods, ttft, values, tuple(problems))
+
+    async def past(self, asked: Asked, now: float) -> tuple[PodLoad, ...]:
+        """Return the loads of the last hours, of which an operator that knows nothing learns.
+
+        Only by the default series: queries of the installation have no past here.
+        """
+        if not asked.pods or self._at.queries:
+            return ()
+        try:
+            ahead = await self._clock(now)
+            query = f"{self._selector(asked)}[{PAST_SECONDS:.0f}s]"
+            samples, _ = await self._client.query(query, "matrix")
+        except PrometheusError as error:
+            logger.info("nothing is learned from the past: %s", error, extra={"object": asked.key})
+            return ()
+        known = {_plain(name): name for name in wanted(asked.names, first=False)}
+        series = _by_pod(samples, self._at.pod_label, known)
+        loads = [
+            load_of(name, before, reading, serving=True)
+            for name, of_it in series.items()
+            for before, reading in pairwise(_readings(of_it, asked.names, ahead))
+        ]
+        return tuple(sorted(loads, key=lambda load: load.at))
 
     def forget(self, key: Key) -> None:
         """An object is gone; nothing is kept of any."""

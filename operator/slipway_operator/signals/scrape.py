@@ -49,6 +49,10 @@ class Scraper:
             problems=tuple(problem for problem in problems if problem),
         )
 
+    async def past(self, asked: Asked, now: float) -> tuple[PodLoad, ...]:
+        """Pods tell what is, not what was."""
+        return ()
+
     def forget(self, key: Key) -> None:
         """An object is gone."""
         self._known.pop(key, None)

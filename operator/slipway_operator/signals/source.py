@@ -50,6 +50,9 @@ class Source(Protocol):
     async def look(self, asked: Asked, now: float) -> Seen:
         """Return what can be found out. Raises nothing: what is not known is not in the answer."""
 
+    async def past(self, asked: Asked, now: float) -> tuple[PodLoad, ...]:
+        """Return what the pods did in the last hours, oldest first; empty where nobody kept it."""
+
     def forget(self, key: Key) -> None:
         """An object is gone."""
 

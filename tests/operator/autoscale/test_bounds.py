@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from slipway_api.v1alpha1 import AutoscalingSpec
+from slipway_api.v1alpha1 import AutoscalingSpec, SloSpec
 from slipway_operator import cron
 from slipway_operator.autoscale.behavior import Rate, Speed, least, most, noted
 from slipway_operator.autoscale.bounds import bounds_of
@@ -41,6 +42,34 @@ def test_targets_are_in_the_units_of_the_api():
     ).metrics
     assert [metric.target for metric in metrics] == pytest.approx([0.8, 1.5, 12, 3])
     assert metrics[3].name == "metrics[3]"
+
+
+def test_the_slos_first_token_is_a_target_where_no_metric_is_named():
+    slo = SloSpec.model_validate({"ttftMs": 2000})
+    plain, own = (
+        bounds_of(AutoscalingSpec.model_validate({"maxReplicas": 8, **more}), slo, 10, 0.0)
+        for more in ({}, {"metrics": [{"type": "InFlight", "target": "5"}]})
+    )
+    assert [(one.kind, one.target) for one in plain.metrics] == [
+        ("InFlight", None),
+        ("TimeToFirstToken", 2.0),
+    ]
+    assert [one.kind for one in own.metrics] == ["InFlight"]
+    pods = tuple(PodLoad(f"p{i}", 0.0, 1, 0) for i in range(4))
+    slow = Load(0.0, 4, 4, pods, ttft=30.0)
+    assert decide(plain, Memory(), slow)[0].replicas == 6  # half as many again, however late
+    assert decide(plain, Memory(), replace(slow, current=5))[0].replicas == 5  # one is on its way
+    unknown = replace(slow, ttft=None)  # an engine that does not tell
+    assert decide(plain, Memory(), unknown)[0].why != Why.STALE
+    later = [
+        replace(slow, now=at, ttft=None, pods=tuple(replace(p, at=at) for p in pods))
+        for at in range(0, 400, 10)
+    ]
+    memory, counts = Memory(), set()
+    for one in later:
+        decision, memory = decide(plain, memory, one)
+        counts.add(decision.replicas)
+    assert min(counts) == 3  # nor does it hold replicas back
 
 
 def test_of_several_policies_the_chosen_one_counts_with_what_its_period_saw():

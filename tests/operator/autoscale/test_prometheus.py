@@ -111,6 +111,24 @@ async def test_samples_come_with_their_own_time_whatever_the_clocks_say(server, 
     assert (a.running, a.waiting, a.tpot, a.finishing) == pytest.approx((7, 1, 0.05, 0.2))
 
 
+async def test_the_past_is_every_pair_of_samples_and_an_outage_has_none(server, connect):
+    for metric, values in (
+        ("num_requests_running", (3, 5, 8)),
+        ("num_requests_waiting", (0, 0, 1)),
+        ("inter_token_latency_seconds_sum", (1, 3, 6)),
+        ("inter_token_latency_seconds_count", (10, 50, 90)),
+    ):
+        server.series(
+            "a", metric, *((ago, value) for ago, value in zip((3000, 2985, 2970), values, strict=True))
+        )
+    found = await connect().past(asked("a"), NOW)
+    assert [one.at for one in found] == pytest.approx([NOW - 2985, NOW - 2970])
+    assert [(one.running, one.tpot) for one in found] == [(5, 0.05), (8, 0.075)]
+    assert "[7200s]" in server.asked[-1][0]
+    server.raw = web.Response(status=503, text=REFUSAL)
+    assert await connect().past(asked("a"), NOW) == ()
+
+
 async def test_a_pod_that_is_collected_twice_counts_once(server, connect):
     report(server, "a", 7, ago=20, job="podmonitor")
     report(server, "a", 8, ago=5, job="servicemonitor")

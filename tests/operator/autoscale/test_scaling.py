@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from slipway_operator.autoscale.capacity import learn
 from slipway_operator.autoscale.load import PodLoad
+from slipway_operator.autoscale.policy import DOWN
 from slipway_operator.autoscale.replicas import COST
 from slipway_operator.caches import Caches
 from slipway_operator.errors import Retryable
@@ -50,6 +51,8 @@ class Engines:
     values: dict[str, float | None] = field(default_factory=dict)
     fresh_for: float = 30.0
     asked: list[Asked] = field(default_factory=list)
+    history: tuple[PodLoad, ...] = ()
+    past_asked: int = 0
 
     async def look(self, asked: Asked, now: float) -> Seen:
         self.asked.append(asked)
@@ -59,6 +62,10 @@ class Engines:
             if running is not None:
                 loads.append(PodLoad(key_of(pod).name, now, running, self.waiting))
         return Seen(tuple(loads), values=self.values, problems=self.problems)
+
+    async def past(self, asked: Asked, now: float) -> tuple[PodLoad, ...]:
+        self.past_asked += 1
+        return self.history
 
     def forget(self, key: Key) -> None:
         pass
@@ -248,6 +255,58 @@ async def test_what_was_learned_survives_a_restart(cluster):
     again = cluster.autoscaler._states[KEY].memory.learned.line()
     assert again == pytest.approx((0.02, 0.005), rel=1e-3)
     assert float(cluster.status["autoscaling"]["learned"]["replica"]) == pytest.approx(14, rel=0.01)
+
+
+async def test_what_no_status_tells_is_learned_from_the_past_once(cluster):
+    cluster.create(autoscaling={"maxReplicas": 8}, slo={"tpotMs": 100})
+    await cluster.settle()
+    cluster.engines.history = tuple(
+        PodLoad("p", START - 4000 + 15 * i, 4 + i % 16, 0, tpot=0.02 + 0.005 * (4 + i % 16))
+        for i in range(60)
+    )
+    await cluster.look()
+    await cluster.reconcile()
+    told = cluster.status["autoscaling"]["learned"]
+    assert float(told["replica"]) == pytest.approx((0.09 - 0.02) / 0.005, rel=0.01)
+    await cluster.look()
+    assert cluster.engines.past_asked == 1
+    cluster.restart()
+    await cluster.reconcile()
+    await cluster.look()
+    assert cluster.engines.past_asked == 1  # the status tells
+
+
+async def test_the_values_in_force_stand_in_the_status_with_where_they_come_from(cluster):
+    cluster.create(
+        autoscaling={"maxReplicas": 8, "spareReplicas": 1},
+        slo={"ttftMs": 2000},
+        routing={"maxHoldSeconds": 30},
+    )
+    await cluster.settle()
+    told = {
+        one["field"]: (one["value"], one["from"]) for one in cluster.status["plan"]["effective"]
+    }
+    assert told["autoscaling.maxReplicas"] == ("8", "spec")
+    assert told["autoscaling.minReplicas"] == ("1", "built-in")
+    assert told["autoscaling.spareReplicas"] == ("1", "spec")
+    assert told["autoscaling.metrics"] == ("InFlight learned, TimeToFirstToken 2000", "built-in")
+    window = told["autoscaling.behavior.scaleDown.stabilizationWindowSeconds"]
+    assert window == (f"{DOWN.window:.0f}", "built-in")
+    assert told["routing.maxHoldSeconds"] == ("30", "spec")
+    assert "routing.maxHeldRequests" not in told
+
+
+async def test_an_slo_for_the_first_token_is_asked_for_and_a_metric_of_ones_own_replaces_it(cluster):
+    cluster.create(autoscaling={"maxReplicas": 8}, slo={"ttftMs": 2000})
+    await cluster.settle()
+    await cluster.look()
+    assert cluster.engines.asked[-1].first
+    cluster.create(
+        generation=2, autoscaling={"maxReplicas": 8, "metrics": [{"type": "InFlight"}]}, slo={"ttftMs": 2000}
+    )
+    await cluster.settle()
+    await cluster.look()
+    assert not cluster.engines.asked[-1].first
 
 
 async def test_silence_takes_nothing_away_and_is_told(cluster):
