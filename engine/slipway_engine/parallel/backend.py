@@ -87,7 +87,7 @@ class ParallelBackend:
         progress(1, 1)
         writer = StepWriter(len(memory.kv_windows), seats)
         vocab_size = self._blueprint.checkpoint.config.vocab_size
-        reader = StepReader(seats, memory.num_blocks)
+        reader = StepReader(len(memory.kv_windows), seats, memory.num_blocks)
         depth = self._config.pipeline_microbatches or self._degrees.pipeline
         return ParallelRunner(self._leader, stage, writer, reader, vocab_size, depth)
 

@@ -45,7 +45,6 @@ class Follower:
         self._report = report
         self._state = "joining"
         self._stage: Stage | None = None
-        self._seats = self._blocks = 0
         self._busy = False
         self._leaving = False
 
@@ -77,7 +76,8 @@ class Follower:
         """Wait for the leader's plan, and read the shard. Raises EngineError."""
         blueprint = Blueprint.of(self._config, self._degrees, self._rank)
         set_threads(blueprint.threads(self._config, self._local), Machine())
-        self._seats, self._blocks = (plan := self._expect(wire.Plan)).seats, plan.num_blocks
+        plan = self._expect(wire.Plan)
+        self._reader = StepReader(len(blueprint.layout.groups.windows), plan.seats, plan.num_blocks)
         links = blueprint.connect(self._host, plan.port)
         self._stage = blueprint.load(links, plan.max_model_len, plan.num_blocks, self._config.block_size)
         self._steps.sendall(wire.write(wire.Loaded(0)))
@@ -86,7 +86,6 @@ class Follower:
     def run(self) -> None:
         """Compute steps until the leader lets the rank leave."""
         assert self._stage is not None
-        reader = StepReader(self._seats, self._blocks)
         while True:
             payload = self._next()
             if payload[:1] != wire.STEP:
@@ -98,7 +97,7 @@ class Follower:
                 raise GroupBroken("ProtocolError", "The leader sent something else than a step.")
             self._busy = True
             try:
-                logits = self._stage.compute(reader.read(payload[1:]))
+                logits = self._stage.compute(self._reader.read(payload[1:]))
                 if logits is not None:
                     self._stage.links.send_logits(logits)
             except BadStep as error:

@@ -91,8 +91,9 @@ class StepWriter:
 class StepReader:
     """The other ranks' end."""
 
-    def __init__(self, seats: int, blocks: int) -> None:
-        self._tables: list[list[list[int]]] = [[] for _ in range(seats)]
+    def __init__(self, groups: int, seats: int, blocks: int) -> None:
+        self._tables: list[list[list[int]]] = [[[] for _ in range(groups)] for _ in range(seats)]
+        self._groups = groups
         self._blocks = blocks
 
     def read(self, data: bytes) -> Step:
@@ -111,17 +112,19 @@ class StepReader:
     def _step(self, numbers: list[int]) -> tuple[Step, int]:
         count, groups, copied = numbers[:3]
         at = 3 + 2 * copied
+        if groups != self._groups:
+            raise ValueError(f"{groups} groups of layers in place of {self._groups}")
         copies = list(zip(numbers[3:at:2], numbers[4:at:2], strict=True))
+        if not 0 <= copied == len(copies) or not self._has([block for pair in copies for block in pair]):
+            raise ValueError("a copy lies outside the cache")
         rows = []
         for _ in range(count):
             seat, computed, tokens, wanted = numbers[at : at + 4]
             ids = numbers[at + 4 : at + 4 + tokens]
-            if len(ids) != tokens or seat < 0 or computed < 0 or wanted > tokens:
+            if len(ids) != tokens or seat < 0 or computed < 0 or not 0 <= wanted <= tokens:
                 raise ValueError("a row is cut short")
             at += 4 + tokens
             tables = self._tables[seat]
-            if len(tables) != groups:
-                tables[:] = [[] for _ in range(groups)]
             for table in tables:
                 at = self._table(numbers, at, table)
             rows.append(Row(computed, tokens, wanted, ids, [list(table) for table in tables]))
@@ -132,11 +135,14 @@ class StepReader:
         blocks = numbers[at + 3 : at + 3 + new]
         if not 0 <= keep <= len(table) or len(blocks) != new or slid > keep + new:
             raise ValueError("a block table does not follow from the last one")
-        if blocks and not (min(blocks) >= 0 and max(blocks) <= self._blocks):
+        if not self._has(blocks):
             raise ValueError("a block lies outside the cache")
         table[keep:] = blocks
         table[:slid] = [PADDING_BLOCK] * slid
         return at + 3 + new
+
+    def _has(self, blocks: Sequence[int]) -> bool:
+        return not blocks or (min(blocks) >= 0 and max(blocks) <= self._blocks)
 
 
 def _kept(before: Sequence[int], table: Sequence[int], slid: int) -> int:
