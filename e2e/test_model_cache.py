@@ -1,21 +1,16 @@
-"""A shared model, from a mirror with a private authority behind a proxy to the pods that mount it.
-
-The volume is a directory of the node where the cluster is on this machine; elsewhere the default storage
-class's, which may serve one node only.
-"""
+"""A shared model, from a mirror with a private authority behind a proxy to the pods that mount it."""
 
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
-import tempfile
 import uuid
 from pathlib import Path
 
 import pytest
 
+from e2e import pki
 from e2e.hub import COMMIT, NAME, TOKEN
+from e2e.volumes import shared_volume
 
 HERE = Path(__file__).resolve().parent
 RESOURCES = {"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
@@ -25,21 +20,7 @@ RESOURCES = {"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"memory":
 def authority(tmp_path_factory):
     """A private authority, and a certificate of it for the mirror's name."""
     folder = tmp_path_factory.mktemp("pki")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
-    openssl(
-        "req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.crt", "-days", "2", "-subj", "/CN=ours",
-        "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign",
-    )  # fmt: skip
-    openssl("req", *curve, "-keyout", "tls.key", "-out", "tls.csr", "-subj", f"/CN={NAME}")
-    (folder / "ext").write_text(f"subjectAltName=DNS:{NAME}\n")
-    openssl(
-        "x509", "-req", "-in", "tls.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-out", "tls.crt",
-        "-days", "2", "-extfile", "ext",
-    )  # fmt: skip
+    pki.issue(folder, NAME)
     return folder
 
 
@@ -119,29 +100,8 @@ def llm_class(kube, namespace):
 
 @pytest.fixture
 def volume(kube, cluster, namespace):
-    """What an object says of its cache; on this machine there is a volume for it, elsewhere a provisioner."""
-    if cluster.provider != "local":
-        yield {"mode": "Shared", "accessMode": "ReadWriteOnce", "retainSeconds": 0}
-        return
-    folder = Path(tempfile.mkdtemp(prefix="slipway-e2e-"))
-    folder.chmod(0o777)
-    kube.apply(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": namespace},
-            "spec": {
-                "capacity": {"storage": "1Gi"},
-                "accessModes": ["ReadWriteMany"],
-                "storageClassName": namespace,
-                "persistentVolumeReclaimPolicy": "Retain",
-                "hostPath": {"path": str(folder), "type": "Directory"},
-            },
-        }
-    )
-    yield {"mode": "Shared", "storageClassName": namespace, "retainSeconds": 0}
-    kube("delete", "pv", namespace, "--wait=false")
-    shutil.rmtree(folder, ignore_errors=True)
+    with shared_volume(kube, cluster, namespace) as cache:
+        yield cache
 
 
 @pytest.fixture
