@@ -64,7 +64,15 @@ RUNTIMES = {
     "sglang": {"runtime": "sglang", "image": "s:1"},
     "custom": {"runtime": "custom", **CUSTOM},
 }
-SOURCES = ["hf://o/n", "s3://bucket/m", "gs://bucket/m", "oci://h/m:1", "https://h/m.gguf", "pvc://c/m", "file:///m"]
+SOURCES = [
+    "hf://o/n",
+    "s3://bucket/m",
+    "gs://bucket/m",
+    "oci://h/m:1",
+    "https://h/m.gguf",
+    "pvc://c/m",
+    "file:///m",
+]
 
 
 @pytest.mark.parametrize(
@@ -78,6 +86,27 @@ def test_every_pod_is_restricted(recorded, runtime, source, mode):
     for known in (None, recorded.inspection):
         for pod in pods_of(recorded.planned(parent, known=known)):
             assert_restricted(pod)
+
+
+def containers_with(pods, *marks):
+    every = [each for pod in pods for each in [*pod["containers"], *pod.get("initContainers", [])]]
+    return [each for each in every if any(mark in str(each) for mark in marks)]
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("mode", ["Shared", "PerReplica"])
+@pytest.mark.parametrize("credentials", [{"secretName": "keys"}, {"serviceAccountName": "reader"}])
+def test_a_credential_is_shown_to_the_operators_own_image_alone(recorded, runtime, mode, credentials):
+    engine = {"image": "evil:1", **RUNTIMES[runtime]}
+    model = {"source": "s3://bucket/m", "cache": {"mode": mode}, "credentials": credentials}
+    for known in (None, recorded.inspection):
+        found = recorded.planned(recorded.parent(model=model, engine=engine), known=known)
+        if isinstance(found, Refusal):
+            assert "serviceAccountName" in found.message, "engine pods never have one"
+            continue
+        holding = containers_with(pods_of(found), "secretKeyRef", "slipway-identity")
+        assert {container["image"] for container in holding} <= {recorded.image}
+        assert holding or known is not None
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

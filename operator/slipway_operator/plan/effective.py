@@ -59,7 +59,10 @@ class Effective:
     profile: Profile
     served_names: tuple[str, ...]
     image: str
+    job_image: str
+    """The image of the Jobs that inspect and fetch: the operator's, whose command line it knows."""
     fetch_image: str
+    """The image of the container that fetches in the engine's own pod."""
     fetch_environment: Mapping[str, str]
     ca_bundle: CaBundle | None
     signers: tuple[str, ...] | None
@@ -173,8 +176,9 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         profile=profile,
         served_names=served,
         image=image,
-        # The same image where it can: one less to pull.
-        fetch_image=image if profile.ours else installation.engine_image,
+        job_image=installation.engine_image,
+        # The same image where it can: one less to pull. A credential is shown to no image of the object's.
+        fetch_image=image if profile.ours and spec.model.credentials is None else installation.engine_image,
         fetch_environment=network.environment,
         ca_bundle=network.ca_bundle,
         signers=_signers(found),

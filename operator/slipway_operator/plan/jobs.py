@@ -90,7 +90,7 @@ def job_pod(
         "containers": [
             {
                 "name": container,
-                "image": values.fetch_image,
+                "image": values.job_image,
                 "imagePullPolicy": "IfNotPresent",
                 "args": list(arguments),
                 "env": fetch_environment(spec, values),
