@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import typing
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from slipway_api.allowed import image_allowed, source_allowed
 from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import LLMDeploymentSpec
+from slipway_api.v1alpha1.base import Spec
 from slipway_operator.plan.classes import Refused, classed, namespace_allowed
 
 DIGEST = "sha256:" + "ab" * 32
@@ -215,6 +218,11 @@ def test_what_anybody_proposed_to_an_allowed_repository_is_not_allowed(revision)
     model = {"source": "hf://org/x", "revision": revision}
     assert "which anybody may have proposed" in denied({"allowedSources": ["hf://org/"]}, model=model)
     assert passes({}, model=model)
+    adapter = {"name": "a", "source": "hf://org/a", "revision": revision}
+    asked = {"source": "hf://org/x", "adapters": [adapter]}
+    assert "model.adapters[a].revision" in denied({"allowedSources": ["hf://org/"]}, model=asked)
+    draft = {"speculative": {"method": "draft", "draftSource": "hf://org/d", "draftRevision": revision}}
+    assert "engine.speculative.draftRevision" in denied({"allowedSources": ["hf://org/"]}, engine=draft)
 
 
 def test_images_of_the_class_need_no_permission():
@@ -510,3 +518,58 @@ def test_a_projected_token_is_refused_with_and_without_a_class(classes):
     sources = [{"configMap": {"name": "a"}}, {"serviceAccountToken": {"path": "t"}}]
     spec = spec_of(podTemplate={"volumes": [{"name": "v", "projected": {"sources": sources}}]})
     assert "service account token" in str(refused(spec, classes))
+
+
+JUDGED = {
+    "allowedSources": {"model.source", "model.revision", "model.adapters", "engine.speculative"},
+    "allowedImages, allowedRuntimes, allow.customRuntime": {
+        "engine.image", "engine.runtime", "engine.custom",
+    },
+    "allow": {"model.trustRemoteCode", "engine.extraArgs", "autoscaling.metrics", "podTemplate"},
+    "allowedAccelerators": {"accelerator.type"},
+    "ceilings": {
+        "replicas", "autoscaling.maxReplicas", "parallelism.tensor", "parallelism.pipeline",
+        "engine.maxModelLen", "engine.maxNumSeqs", "rollout.drainSeconds", "model.cache.size",
+    },
+    "signatures": {"model.cache.mode"},
+}  # fmt: skip
+FREE = {
+    "className", "suspend", "slo", "routing", "quantization",
+    # A credential is of the same namespace, and shown to the operator's own image alone.
+    "model.servedNames", "model.credentials",
+    "model.cache.storageClassName", "model.cache.accessMode", "model.cache.retainSeconds",
+    # Within what ceilings leave: never more pods than twice the replicas, never more memory than the limit.
+    "engine.maxBatchTokens", "engine.memoryPercent", "engine.prefixCaching", "parallelism.expert",
+    "accelerator.mig", "accelerator.capacity",
+    "autoscaling.minReplicas", "autoscaling.spareReplicas", "autoscaling.fallbackReplicas",
+    "autoscaling.idleSeconds", "autoscaling.behavior", "autoscaling.schedules",
+    "rollout.maxSurge", "rollout.maxUnavailable", "rollout.progressDeadlineSeconds", "rollout.paused",
+    "rollout.canary", "rollout.upgradePolicy", "rollout.restartToken",
+}  # fmt: skip
+
+
+def leaves(model, above=""):
+    """Yield the path of every field that a user can write."""
+
+    def specs(annotation):
+        if isinstance(annotation, type) and issubclass(annotation, Spec):
+            return [annotation]
+        return [found for part in typing.get_args(annotation) for found in specs(part)]
+
+    for field in model.model_fields.values():
+        inner = specs(field.annotation)
+        for each in inner:
+            yield from leaves(each, f"{above}{field.alias}.")
+        if not inner:
+            yield f"{above}{field.alias}"
+
+
+def test_every_field_is_judged_by_a_class_or_known_to_be_free():
+    """A new field has to be put on one of the two lists, and thereby thought about."""
+    known = FREE.union(*JUDGED.values())
+    covered = {
+        path: {k for k in known if path == k or path.startswith(f"{k}.")}
+        for path in leaves(LLMDeploymentSpec)
+    }
+    assert {path for path, by in covered.items() if len(by) != 1} == set()
+    assert known == set().union(*covered.values()), "no list names what is no field"

@@ -77,10 +77,15 @@ def _sources(given: LLMDeploymentSpec, offer: LLMClassSpec) -> Iterator[str]:
     for field, source in asked:
         if not source_allowed(source, offer.allowed_sources):
             yield f"{field} {source}; allowed are {_some(offer.allowed_sources)}"
-    revision = given.model.revision
-    if revision is not None and revision.lower().startswith("refs/"):
+    revisions = [("model.revision", given.model.revision)]
+    revisions += [(f"model.adapters[{a.name}].revision", a.revision) for a in given.model.adapters or ()]
+    if speculative is not None:
+        revisions.append(("engine.speculative.draftRevision", speculative.draft_revision))
+    for field, revision in revisions:
+        if revision is None or not revision.lower().startswith("refs/"):
+            continue
         yield (
-            f"model.revision {revision}, which anybody may have proposed (allowedSources); write a branch, a "
+            f"{field} {revision}, which anybody may have proposed (allowedSources); write a branch, a "
             "tag or a commit of the repository"
         )
 
