@@ -18,11 +18,12 @@ from slipway_operator.freshness import Freshness
 from slipway_operator.handlers import watch
 from slipway_operator.health import Health, serve_health, serve_metrics
 from slipway_operator.intake import Intake
-from slipway_operator.kinds import Key, Kind
+from slipway_operator.kinds import PARENT, Key, Kind
 from slipway_operator.kube import Kube, connect
 from slipway_operator.lease import Leadership
 from slipway_operator.measured import Measurements
 from slipway_operator.metrics import Metrics
+from slipway_operator.metrics.fleet import Fleet
 from slipway_operator.progress import ask
 from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
@@ -184,6 +185,7 @@ class Leader:
         return self._freshness.age(kind, time.monotonic()) or 0.0
 
     def _expose(self, store: Store) -> None:
+        self._metrics.registry.register(Fleet(partial(store.all, PARENT)))
         gauge = self._metrics.watch_gauge
         gauge("slipway_operator_queue_depth", "Keys that wait for a worker.", lambda: len(self._queue))
         gauge("slipway_operator_queue_delayed", "Keys that wait for their time.", lambda: self._queue.delayed)

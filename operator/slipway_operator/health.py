@@ -6,6 +6,7 @@ kubelet's time-out says the rest.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
@@ -51,12 +52,11 @@ async def serve_health(health: Health, host: str, port: int) -> AsyncIterator[in
 
 @asynccontextmanager
 async def serve_metrics(render: Callable[[], bytes], host: str, port: int) -> AsyncIterator[int]:
-    """Serve /metrics; yield the port."""
+    """Serve /metrics; yield the port. Rendered beside the loop: 5,000 objects take most of a second."""
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(
-            body=render(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
+        body = await asyncio.to_thread(render)
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async with _serve({"/metrics": metrics}, host, port) as bound:
         yield bound

@@ -21,6 +21,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from slipway_api import latency
 from slipway_engine.core.messages import CoreStats, Ready
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -29,12 +30,6 @@ PREFIX = "slipway:"
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FINISHES = ("stop", "length", "abort", "error")
 
-_FIRST_TOKEN = (
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 160, 640,
-)  # fmt: skip
-_BETWEEN_TOKENS = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10, 40,
-)  # fmt: skip
 _REQUEST = (0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
@@ -53,10 +48,10 @@ class Metrics:
         self._registry.register(_CoreCollector(model_name, stats))
         ProcessCollector(registry=self._registry)
         self.time_to_first_token = self._histogram(
-            "time_to_first_token_seconds", "Request received to first token.", _FIRST_TOKEN
+            "time_to_first_token_seconds", "Request received to first token.", latency.FIRST_TOKEN
         )
         self.inter_token_latency = self._histogram(
-            "inter_token_latency_seconds", "One token to the next of a sequence.", _BETWEEN_TOKENS
+            "inter_token_latency_seconds", "One token to the next of a sequence.", latency.BETWEEN_TOKENS
         )
         self.e2e_latency = self._histogram(
             "e2e_request_latency_seconds", "Request received to last token.", _REQUEST
@@ -74,7 +69,7 @@ class Metrics:
         self.time_per_output_token = self._histogram(
             "request_time_per_output_token_seconds",
             "Mean time from one token to the next, a sequence.",
-            _BETWEEN_TOKENS,
+            latency.BETWEEN_TOKENS,
         )
         self.params_n = self._histogram("request_params_n", "The parameter n of a request.", _COUNTS)
         self.params_max_tokens = self._histogram(
