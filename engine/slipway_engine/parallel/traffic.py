@@ -39,8 +39,11 @@ class Traffic:
 
     @property
     def total(self) -> int:
-        """Return all calls; it grows with whatever a rank does."""
-        return sum(self.calls.values())
+        """Return the calls that all ranks of a stage make alike, which tell how far each has come.
+
+        Logits are no such calls: rank 0 gets them and sends none.
+        """
+        return sum(self.calls.values()) - self.calls[LOGITS]
 
 
 class Links:

@@ -152,3 +152,34 @@ def test_another_revision_of_the_model_is_refused(models, tmp_path, unused_port)
             said = json.loads(process.last_words.read_text())
             assert said["reason"] == "RankRefused"
             assert "give all pods of a group one revision of the model" in said["message"]
+
+
+def test_a_rank_that_beats_but_computes_no_more_is_named(models, tmp_path, unused_port):
+    """Its main thread hangs within a step, as in a kernel that never ends; a site module sees to that."""
+    (tmp_path / "sitecustomize.py").write_text(HANGS_AT_STEP_6)
+    paths = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    flags = ["--tensor-parallel-size", "2", "--served-model-name", "m"]
+    with served(models("text"), tmp_path, unused_port, *flags, PYTHONPATH=paths) as server:
+        until(lambda: get(server.url + "/ready")[0] == 200)
+        assert ask(server.url, 4)
+        began = time.monotonic()
+        with pytest.raises(OSError):
+            ask(server.url, 4)
+        assert server.wait(LIMIT_SECONDS) == 1
+        assert time.monotonic() - began < LIMIT_SECONDS
+        said = json.loads(server.last_words.read_text())
+        assert said["reason"] == "RankHung"
+        assert said["message"].startswith("Rank 1 (process ")
+
+
+HANGS_AT_STEP_6 = """
+import sys, time
+if "slipway_engine.parallel.rank" in sys.orig_argv:
+    from slipway_engine.parallel.stage import Stage
+    compute = Stage.compute
+    def hang(self, step):
+        while self.steps == 6:
+            time.sleep(1)
+        return compute(self, step)
+    Stage.compute = hang
+"""
