@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 
 from benchmarks.autoscaling import report
@@ -41,6 +42,9 @@ def main() -> None:
     parser.add_argument("--cpu", default="300m", help="limit of each replica")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--out", type=Path, default=OUT, help="folder of data and picture")
+    parser.add_argument(
+        "--until", type=float, default=math.inf, metavar="SECONDS", help="figures of the report: up to then"
+    )
     args = parser.parse_args()
     if args.command in ("all", "prepare"):
         prepare()
@@ -48,7 +52,7 @@ def main() -> None:
         _measure(Kubectl(), args)
     if args.command in ("all", "report"):
         runs = [json.loads((args.out / f"{policy}.json").read_text()) for policy in args.policy]
-        print(report.table(runs))
+        print(report.table(runs, args.until))
         picture = args.out / "timeline.svg"
         picture.write_text(report.svg(runs), encoding="utf-8")
         print(picture)

@@ -16,14 +16,14 @@ WIDTH, LEFT, RIGHT, PANEL, GAP = 960, 56, 20, 130, 44
 Line = Sequence[tuple[float, float]]
 
 
-def figures(run: dict[str, Any]) -> dict[str, float]:
-    """Return a run's figures: shares in percent, times in seconds."""
-    requests = run["requests"]
+def figures(run: dict[str, Any], until: float = math.inf) -> dict[str, float]:
+    """Return a run's figures up to a second of it: shares in percent, times in seconds."""
+    requests = [one for one in run["requests"] if one["at"] < until]
     times = sorted(math.inf if one["error"] else one["ttft"] for one in requests)
     steps = [(row[0], row[1]) for row in run["replicas"]]
-    end = sum(seconds for seconds, _ in run["phases"])
+    end = min(until, sum(seconds for seconds, _ in run["phases"]))
     held = [(at, later, count) for (at, count), (later, _) in pairwise(steps) if 0 <= at < end]
-    changes = [b - a for (_, a), (_, b) in pairwise(steps) if a != b]
+    changes = [b - a for (_, a), (at, b) in pairwise(steps) if a != b and at < end]
     return {
         "requests": len(requests),
         "failed": sum(1 for one in requests if one["error"]),
@@ -38,9 +38,9 @@ def figures(run: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def table(runs: Sequence[dict[str, Any]]) -> str:
+def table(runs: Sequence[dict[str, Any]], until: float = math.inf) -> str:
     """Return the figures as lines of text."""
-    rows = [(NAMES[run["policy"]], figures(run)) for run in runs]
+    rows = [(NAMES[run["policy"]], figures(run, until)) for run in runs]
     names = list(rows[0][1])
     lines = ["".ljust(26) + "".join(name.rjust(17) for name in names)]
     lines += [name.ljust(26) + "".join(f"{values[n]:.4g}".rjust(17) for n in names) for name, values in rows]
