@@ -65,6 +65,8 @@ class Reader:
         record.deployment, record.digest = deployment.key, deployment.digest
         changes = self._changes(deployment, body, asked, caller, record)
         prompt, answer = estimate.prompt_tokens(body), estimate.answer_tokens(body)
+        to_pod = headers.to_pod(request.headers, record.request_id)
+        record.trace_id = headers.trace_id(to_pod)
         work = fair.work(prompt, min(answer, estimate.ANSWER_TOKENS))
         return Delivery(
             request=request,
@@ -72,7 +74,7 @@ class Reader:
             deployment=deployment,
             path=path,
             body=body.with_members(changes) if changes else raw,
-            headers=headers.to_pod(request.headers, record.request_id),
+            headers=to_pod,
             pods=self._fleet.of(deployment.key),
             record=record,
             ask=Ask(deployment.key, caller.tenant, len(raw), work, headers.patience(request.headers)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import uuid
 from collections.abc import Mapping
 from typing import Final
@@ -31,15 +32,25 @@ def patience(headers: Mapping[str, str]) -> float | None:
 
 
 def to_pod(headers: Mapping[str, str], identity: str) -> dict[str, str]:
-    """Return the headers of the request to the pod."""
+    """Return the headers of the request to the pod.
+
+    A request that is part of no trace begins one, and is marked as sampled: the engine's own sampler decides
+    then as it would without a parent, where it goes by the trace's id.
+    """
     kept = {name: headers[name] for name in _TO_POD if name in headers}
     traceparent = headers.get("traceparent", "")
     if _TRACEPARENT.fullmatch(traceparent):
         kept["traceparent"] = traceparent
     else:
         kept.pop("tracestate", None)  # means nothing without its parent
+        kept["traceparent"] = f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
     # The pod answers uncompressed: server-sent events are looked into for their boundaries.
     return kept | {"Content-Type": "application/json", "Accept-Encoding": "identity", REQUEST_ID: identity}
+
+
+def trace_id(kept: Mapping[str, str]) -> str:
+    """Return the id of the trace that a request to a pod is part of."""
+    return kept["traceparent"].split("-")[1]
 
 
 def to_client(headers: Mapping[str, str], identity: str) -> dict[str, str]:

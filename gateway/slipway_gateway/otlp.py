@@ -160,7 +160,9 @@ class Exporter(Collector):
 
 
 def _log_record(found: Mapping[str, Any], now: int) -> dict[str, Any]:
+    trace = {"traceId": found["trace_id"]} if found["trace_id"] else {}
     return {
+        **trace,
         "timeUnixNano": str(now),
         "observedTimeUnixNano": str(now),
         "severityNumber": INFO,
@@ -169,7 +171,7 @@ def _log_record(found: Mapping[str, Any], now: int) -> dict[str, Any]:
         "attributes": [
             {"key": name, "value": _value(value)}
             for name, value in found.items()
-            if value is not None and name not in ("kind", "time")
+            if value is not None and name not in ("kind", "time", "trace_id")
         ],
     }
 

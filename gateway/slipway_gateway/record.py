@@ -38,6 +38,8 @@ class Record:
     digest: str = ""
     """Of the deployment's model."""
     pod: str = ""
+    trace_id: str = ""
+    """Of the trace that the pod's part of the request belongs to."""
     retries: int = 0
     status: int = 0
     outcome: str = OK
@@ -63,6 +65,7 @@ def fields(record: Record) -> dict[str, Any]:
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "kind": "request",
         "request_id": record.request_id,
+        "trace_id": record.trace_id or None,
         "tenant": record.tenant or None,
         "key_id": record.key_id or None,
         "method": record.method,

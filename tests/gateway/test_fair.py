@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from typing import Any
 
@@ -101,6 +102,48 @@ async def test_a_flood_waits_behind_itself(start: Start):
         assert place <= 8
     assert [status for status, _, _ in await asyncio.gather(*flood)] == [200] * 90
     assert most <= 8
+
+
+async def test_under_a_flood_anothers_first_token_comes_within_half_as_long_again(start: Start):
+    """Ten times what the pod bears, from one tenant; the pod's own steps grow with what runs in it."""
+    cluster = await start(auth=AuthMode.TENANTS)
+    await cluster.deploy(from_zero(sequences=8))
+    for name in ("flood", "light"):
+        await cluster.tenant(tenant_secret(name, "*", f"k-{name}"))
+    running, most = 0, 0
+
+    async def engine(pod: Pod, reader: Any, writer: Any, body: bytes) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        try:
+            await asyncio.sleep(0.1 + 0.002 * running)
+            await streams(["a", "b", "c", "d"], pause=0.05)(pod, reader, writer, body)
+        finally:
+            running -= 1
+
+    await cluster.pod(engine)
+
+    async def first_token() -> float:
+        began = time.monotonic()
+        body = {"model": "chat", "messages": [{"role": "user", "content": "hi"}], "stream": True}
+        async with cluster.client.post(
+            f"{cluster.url}/v1/chat/completions", json=body, headers={"Authorization": "Bearer k-light"}
+        ) as response:
+            assert response.status == 200
+            await response.content.readany()
+            took = time.monotonic() - began
+            await response.read()
+        return took
+
+    alone = [await first_token() for _ in range(9)]
+    flood = [asyncio.create_task(cluster.chat(key="k-flood", stream=True)) for _ in range(80)]
+    await until(lambda: cluster.gateway.room.waiting() > 60)
+    among = [await first_token() for _ in range(9)]
+    assert cluster.gateway.room.waiting() > 0  # the flood was there to the end
+    assert sorted(among)[4] < 1.5 * sorted(alone)[4], (alone, among)
+    assert [status for status, _, _ in await asyncio.gather(*flood)] == [200] * 80
+    assert most == 8
 
 
 async def test_alone_a_tenant_gets_every_place(start: Start):

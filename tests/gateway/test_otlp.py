@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 
 import pytest
@@ -83,11 +84,21 @@ async def send(exporter, times=1):
 async def test_a_record_is_a_log_record_with_the_lines_fields(collector):
     exporter = Exporter(target_of(collector.url, {"OTEL_EXPORTER_OTLP_HEADERS": "api-key=a%20b, x=1"}))
     tally = Tally(prompt=2**40, answer=7, exact=True)
-    exporter.write(record(tenant="a", deployment=Key("n", "d"), digest="sha256:1", status=200, tally=tally))
+    exporter.write(
+        record(
+            tenant="a",
+            deployment=Key("n", "d"),
+            digest="sha256:1",
+            status=200,
+            tally=tally,
+            trace_id="ab" * 16,
+        )
+    )
     assert await send(exporter) == [None]
     (found,) = collector.records
     values = attributes(found)
     assert found.body.string_value == "request"
+    assert base64.b64encode(found.trace_id).decode() == "ab" * 16  # OTLP's JSON has ids in hexadecimal
     assert found.time_unix_nano > 1.7e18
     assert values["prompt_tokens"].int_value == 2**40
     assert values["tokens_estimated"].bool_value is False

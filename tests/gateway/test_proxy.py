@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 
 import openai
@@ -336,6 +337,24 @@ async def test_only_a_few_headers_cross(cluster: Cluster):
         assert pod.header(name) is None
     for name in ("traceparent", "tracestate", "x-request-id"):
         assert pod.header(name) == sent[name]
+
+
+@pytest.mark.parametrize("given", [None, "00-zz-1-01", "00-" + "A" * 32 + "-" + "b" * 16 + "-01"])
+async def test_a_request_without_a_trace_begins_one_that_its_line_names(cluster: Cluster, given: str | None):
+    pod = await cluster.pod(OK)
+    headers = {"tracestate": "k=v"} | ({"traceparent": given} if given else {})
+    for _ in range(2):
+        async with cluster.client.post(
+            f"{cluster.url}/v1/chat/completions", json={"model": "chat"}, headers=headers
+        ) as response:
+            assert response.status == 200
+        parent = pod.header("traceparent")
+        assert parent is not None
+        assert re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-01", parent)
+        assert pod.header("tracestate") is None
+        assert json.loads(cluster.log.getvalue().splitlines()[-1])["trace_id"] == parent.split("-")[1]
+    lines = [json.loads(line) for line in cluster.log.getvalue().splitlines()]
+    assert len({line["trace_id"] for line in lines}) == 2
 
 
 @pytest.mark.parametrize("given", ["a b", "x" * 129, "", "é"])
