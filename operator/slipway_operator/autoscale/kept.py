@@ -53,22 +53,22 @@ def revived(told: Mapping[str, Any]) -> Learned:
             "rt": TRUST * (base * mean + each * squares),
         }
     full_at = seconds_of(told.get("fullAt"))
-    runs = _positive(told.get("staySeconds"))
+    runs = positive(told.get("staySeconds"))
     if runs is not None:
         pace = base + each * mean if sums and base and each and mean else None
         sums |= {"busy": runs * KEPT_ENDS, "ends": KEPT_ENDS}
         sums |= {"spent": runs * KEPT_ENDS / pace} if pace else {}
     return Learned(
         **sums,
-        full=_positive(told.get("full")) if full_at is not None else None,
+        full=positive(told.get("full")) if full_at is not None else None,
         full_at=full_at or 0.0,
-        per_cache=_positive(told.get("perCache")),
+        per_cache=positive(told.get("perCache")),
     )
 
 
 def start_of(told: Mapping[str, Any]) -> float | None:
     """Return the seconds that a replica takes to start, where a status tells."""
-    return _positive(told.get("startSeconds"))
+    return positive(told.get("startSeconds"))
 
 
 def moved(before: LearnedStatus | None, now: LearnedStatus) -> bool:
@@ -90,6 +90,7 @@ def _number(value: object) -> float | None:
     return number if math.isfinite(number) and abs(number) < 1e9 else None
 
 
-def _positive(value: object) -> float | None:
+def positive(value: object) -> float | None:
+    """Return a number of a status that is above 0; None for anything else."""
     number = _number(value)
     return number if number is not None and number > 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final
@@ -13,6 +14,7 @@ from slipway_operator.plan.installation import Installation
 from slipway_operator.plugin.errors import PluginError
 from slipway_operator.plugin.kubectl import Kubectl
 from slipway_operator.settings import DEFAULT_ENGINE_IMAGE, parse_settings
+from slipway_operator.signals.connection import connection_of
 
 SELECTOR: Final = "app.kubernetes.io/name=slipway-operator"
 
@@ -48,6 +50,17 @@ def settings_of(operator: Object) -> Installation | None:
             return parse_settings(container.get("args") or [], variables).installation
     except SystemExit:
         return None
+
+
+def prometheus_of(operator: Object) -> str | None:
+    """Return the URL of the Prometheus that an operator asks; None where it asks none, or cannot be read."""
+    (container, *_) = operator["spec"]["template"]["spec"]["containers"]
+    variables = {str(entry["name"]): str(entry["value"]) for entry in _plain(container)}
+    try:
+        found = connection_of(json.loads(variables.get("SLIPWAY_PROMETHEUS") or "{}"))
+    except (ValueError, TypeError, AttributeError):
+        return None
+    return found.url if found is not None else None
 
 
 def _plain(container: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:

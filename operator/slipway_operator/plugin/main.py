@@ -15,6 +15,7 @@ from slipway_operator.plugin.commands import (
     logs,
     plan,
     render,
+    simulate,
     status,
     top,
     why,
@@ -37,7 +38,19 @@ class Command(Protocol):
         """Do it, and return the exit status."""
 
 
-COMMANDS: Final[tuple[Command, ...]] = (plan, status, why, logs, chat, bench, top, cost, render, convert)
+COMMANDS: Final[tuple[Command, ...]] = (
+    plan,
+    status,
+    why,
+    logs,
+    chat,
+    bench,
+    top,
+    cost,
+    simulate,
+    render,
+    convert,
+)
 
 _DESCRIPTION = """Plan, explain, convert and try out LLMDeployments.
 

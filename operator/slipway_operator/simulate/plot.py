@@ -33,10 +33,7 @@ def buckets(values: Sequence[float], count: int) -> list[float]:
 
 def svg(runs: Sequence[tuple[str, Outcome]]) -> str:
     """Return two panels over time: ready replicas, and requests in the system, a line each policy."""
-    panels = [
-        _panel("ready replicas", [(name, [row[2] for row in run.timeline]) for name, run in runs], 0),
-        _panel("requests in the system", [(name, [row[3] for row in run.timeline]) for name, run in runs], 1),
-    ]
+    drawn = "".join(_panel(title, lines, number) for number, (title, lines) in enumerate(panels(runs)))
     end = max((run.timeline[-1][0] for _, run in runs if run.timeline), default=0.0)
     legend = "".join(
         f'<text x="{MARGIN + 10 + 130 * index}" y="{2 * HEIGHT + 20}" fill="{COLOURS[index % len(COLOURS)]}">'
@@ -46,19 +43,27 @@ def svg(runs: Sequence[tuple[str, Outcome]]) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {2 * HEIGHT + 40}" '
         'font-family="system-ui, sans-serif" font-size="12">'
-        f'<rect width="100%" height="100%" fill="white"/>{"".join(panels)}'
+        f'<rect width="100%" height="100%" fill="white"/>{drawn}'
         f'<text x="{WIDTH - MARGIN}" y="{2 * HEIGHT + 20}" text-anchor="end">{end / 3600:.1f} h</text>'
         f"{legend}</svg>\n"
     )
 
 
-def _panel(title: str, lines: Sequence[tuple[str, Sequence[float]]], number: int) -> str:
-    top = max((max(values, default=0) for _, values in lines), default=0) or 1
+def panels(runs: Sequence[tuple[str, Outcome]]) -> list[tuple[str, list[list[float]]]]:
+    """Return what is drawn: titles, each with the values of each policy over time."""
+    return [
+        ("ready replicas", [[row[2] for row in run.timeline] for _, run in runs]),
+        ("requests in the system", [[row[3] for row in run.timeline] for _, run in runs]),
+    ]
+
+
+def _panel(title: str, lines: Sequence[Sequence[float]], number: int) -> str:
+    top = max((max(values, default=0) for values in lines), default=0) or 1
     base = HEIGHT * number + MARGIN / 2 + PANEL
     drawn = "".join(
         f'<polyline fill="none" stroke="{COLOURS[index % len(COLOURS)]}" stroke-width="1.5" '
         f'points="{_points(values, top, base)}"/>'
-        for index, (_, values) in enumerate(lines)
+        for index, values in enumerate(lines)
     )
     axis = (
         f'<line x1="{MARGIN}" y1="{base}" x2="{WIDTH - MARGIN}" y2="{base}" stroke="#999"/>'

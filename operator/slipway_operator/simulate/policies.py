@@ -19,18 +19,18 @@ TOLERANCE: Final = 0.1
 
 
 class Ours:
-    """The operator's own policy module."""
+    """The operator's own policy module. `bounds` may be a function of the time: schedules move them."""
 
-    def __init__(self, bounds: Bounds, name: str = "slipway") -> None:
+    def __init__(self, bounds: Bounds | Callable[[float], Bounds], name: str = "slipway") -> None:
         self.name = name
         self.period = PERIOD
-        self._bounds = bounds
+        self._bounds = bounds if callable(bounds) else lambda _: bounds
         self._memory = Memory()
         self.decisions: list[tuple[float, Decision]] = []
 
     def replicas(self, load: Load) -> int:
         """Decide, and keep what was said."""
-        decision, self._memory = decide(self._bounds, self._memory, load)
+        decision, self._memory = decide(self._bounds(load.now), self._memory, load)
         if decision.replicas != load.current:
             self.decisions.append((load.now, decision))
         return decision.replicas
@@ -39,8 +39,8 @@ class Ours:
 class Static:
     """A fixed number of replicas."""
 
-    def __init__(self, count: int) -> None:
-        self.name = f"static {count}"
+    def __init__(self, count: int, name: str = "") -> None:
+        self.name = name or f"static {count}"
         self.period = 60.0
         self._count = count
 

@@ -77,6 +77,8 @@ class Replica:
     """Output tokens after the first of each request, as the engine's metrics count them."""
     stream_seconds: float = 0.0
     """Seconds between those tokens, over all requests that stream: prompts that hold them up included."""
+    firsts: deque[tuple[float, float]] = field(default_factory=deque)
+    """When first tokens came, and how long they took."""
     _order: int = 0
 
     @property
@@ -131,6 +133,7 @@ class Replica:
                 break
             self.prefilling.popleft()
             job.first = max(job.arrival.at, now - seconds + spent)  # it may have come within the tick
+            self.firsts.append((job.first, job.ttft))
             self._order += 1
             heappush(self.ending, (self.clock + job.arrival.answer - 1, self._order, job))
         return spent

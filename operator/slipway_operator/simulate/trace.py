@@ -84,11 +84,12 @@ def burst_day(
     at, highest = 0.0, 1.6 * mean_rate * burst
     while (at := at + source.expovariate(highest)) < seconds:
         if source.random() < rate(at) / highest and len(result) < MOST_REQUESTS:
-            result.append(Arrival(at, _length(source, 1155), _length(source, 211)))
+            result.append(Arrival(at, length(source, 1155), length(source, 211)))
     return result
 
 
-def _length(source: random.Random, mean: float, sigma: float = 0.8) -> int:
+def length(source: random.Random, mean: float, sigma: float = 0.8) -> int:
+    """Return a made-up number of tokens, log-normal around a mean."""
     return max(2, min(16_384, round(source.lognormvariate(math.log(mean) - sigma**2 / 2, sigma))))
 
 

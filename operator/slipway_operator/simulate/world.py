@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from slipway_operator.autoscale.load import Load, PodLoad
+from slipway_operator.ranks import nearest_rank
 from slipway_operator.simulate.replica import Job, Replica, Speed
 from slipway_operator.simulate.trace import Arrival
 
 TICK: Final = 0.25
+FIRST_WINDOW: Final = 60.0
 LINGER: Final = 3600.0
 """Simulated seconds after the last arrival within which what is left may end."""
 
@@ -126,7 +128,26 @@ class _Cluster:
         self._outcome.timeline.append((now, self._wanted, len(ready), requests))
         start = self._setting.start_seconds
         gateway = self._setting.gateway
-        return Load(now, self._wanted, len(ready), pods, held, ready_seconds=start, gateway=gateway)
+        return Load(
+            now,
+            self._wanted,
+            len(ready),
+            pods,
+            held,
+            ttft=self._first_tokens(ready, now),
+            ready_seconds=start,
+            gateway=gateway,
+        )
+
+    def _first_tokens(self, ready: Sequence[Replica], now: float) -> float | None:
+        """Return the 95th percentile of the last minute; 0 where nobody waits, None: unknown."""
+        for replica in ready:
+            while replica.firsts and now - replica.firsts[0][0] > FIRST_WINDOW:
+                replica.firsts.popleft()
+        found = sorted(took for replica in ready for _, took in replica.firsts)
+        if found:
+            return nearest_rank(found, 95)
+        return 0.0 if ready and not any(replica.requests for replica in ready) else None
 
     def _since(self, replica: Replica, now: float) -> tuple[float | None, float | None]:
         """Return the time per token and the requests that ended a second since the look before."""
