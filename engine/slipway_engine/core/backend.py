@@ -98,5 +98,8 @@ class Backend(Protocol):
 class Spread(Protocol):
     """A backend whose model is computed by other processes, too."""
 
+    def ranks(self) -> tuple[tuple[int, ...], ...]:
+        """Return what each process has done, in plain numbers; nothing where that was told just now."""
+
     def close(self) -> None:
         """Let them go."""

@@ -55,6 +55,7 @@ class EngineCore:
         checkpoint = open_model(config.model)
         model = checkpoint.config
         self._backend = choose_backend(config, checkpoint, machine)
+        self._spread = self._backend if isinstance(self._backend, Spread) else None
         phases.end("open")
         self.memory = self._plan(config, machine)
         log.info("%s; %d threads", self.memory.sentence(), threads)
@@ -137,8 +138,8 @@ class EngineCore:
 
     def close(self) -> None:
         """Let the processes go that compute with this one, where there are any."""
-        if isinstance(self._backend, Spread):
-            self._backend.close()
+        if self._spread is not None:
+            self._spread.close()
 
     def has_work(self) -> bool:
         """Say whether `step` has anything to do or to report."""
@@ -174,6 +175,7 @@ class EngineCore:
             generation_tokens=self._generated,
             steps=self._steps,
             step_seconds=self._step_seconds,
+            ranks=() if self._spread is None else self._spread.ranks(),
         )
 
     def check(self) -> None:

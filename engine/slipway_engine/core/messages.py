@@ -141,7 +141,8 @@ class RequestOutput(NamedTuple):
 class CoreStats(NamedTuple):
     """Gauges and lifetime counters of the core, as of the end of a step. Names follow vLLM's metrics.
 
-    `step_seconds` is the duration of the last step.
+    `step_seconds` is the duration of the last step. `ranks` are rows of `parallel.counts`, once a second and
+    where several processes compute; empty means as before.
     """
 
     num_requests_running: int = 0
@@ -155,6 +156,7 @@ class CoreStats(NamedTuple):
     generation_tokens: int = 0
     steps: int = 0
     step_seconds: float = 0.0
+    ranks: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -27,6 +28,8 @@ from slipway_engine.parallel.stage import Stage
 from slipway_engine.parallel.steps import StepReader, StepWriter
 from slipway_engine.parallel.traffic import disconnect
 
+_TELL_SECONDS = 1.0
+
 
 class ParallelBackend:
     """One model over a group of ranks, of which this process is the first."""
@@ -37,6 +40,8 @@ class ParallelBackend:
         self._blueprint = Blueprint.of(config, degrees, 0, checkpoint)
         self._local = degrees.ranks // config.group_size
         self._leader = Leader(config, degrees, self._local)
+        self._stage: Stage | None = None
+        self._told = 0.0
 
     @property
     def device(self) -> str:
@@ -84,6 +89,7 @@ class ParallelBackend:
         links = self._blueprint.connect(self._leader.host, port)
         stage = self._blueprint.load(links, memory.max_model_len, memory.num_blocks, block_size)
         self._leader.wait_loaded()
+        self._stage = stage
         progress(1, 1)
         writer = StepWriter(len(memory.kv_windows), seats)
         vocab_size = self._blueprint.checkpoint.config.vocab_size
@@ -94,6 +100,14 @@ class ParallelBackend:
     def sample(self, logits: torch.Tensor, requests: Sequence[Request]) -> list[sampler.Sampled]:
         """Choose the next token of each row."""
         return sampler.sample(logits, requests)
+
+    def ranks(self) -> tuple[tuple[int, ...], ...]:
+        """Return what each rank has done, rows of `parallel.counts`; nothing where it was told just now."""
+        now = time.monotonic()
+        if self._stage is None or now - self._told < _TELL_SECONDS:
+            return ()
+        self._told = now
+        return tuple(one.numbers() for one in (self._stage.counts(), *self._leader.counts.values()))
 
     def close(self) -> None:
         """Let the other ranks leave."""

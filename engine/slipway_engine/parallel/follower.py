@@ -23,7 +23,7 @@ from slipway_engine.parallel.report import Report
 from slipway_engine.parallel.shard import Degrees
 from slipway_engine.parallel.stage import Stage
 from slipway_engine.parallel.steps import BadStep, StepReader
-from slipway_engine.parallel.traffic import Traffic, disconnect
+from slipway_engine.parallel.traffic import disconnect
 from slipway_engine.process.framing import FrameBuffer, frame
 
 log = logging.getLogger(__name__)
@@ -45,6 +45,7 @@ class Follower:
         self._report = report
         self._state = "joining"
         self._stage: Stage | None = None
+        self._told = -1
         self._busy = False
         self._leaving = False
 
@@ -168,12 +169,15 @@ class Follower:
 
     def _beat(self) -> None:
         stage = self._stage
-        steps = 0 if stage is None else stage.steps
-        traffic = Traffic() if stage is None else stage.links.traffic
-        beat = wire.Beat(self._rank, steps, traffic.total, self._busy)
-        self._report.tell(self._state, steps, traffic, () if stage is None else stage.loads)
+        steps, calls = (0, 0) if stage is None else (stage.steps, stage.links.traffic.total)
+        counts = None if stage is None else stage.counts()
+        self._report.tell(self._state, counts)
+        data = frame(b"B" + wire.Beat(self._rank, steps, calls, self._busy).packed())
+        if counts is not None and counts.steps != self._told:
+            self._told = counts.steps
+            data += wire.write(wire.Told(counts.packed()))
         try:
-            self._beats.sendall(frame(b"B" + beat.packed()))
+            self._beats.sendall(data)
         except OSError:
             log.debug("The leader takes no heartbeat.")
 

@@ -25,6 +25,7 @@ from slipway_engine.core import last_words
 from slipway_engine.core.messages import Start, encode
 from slipway_engine.errors import GroupBroken
 from slipway_engine.parallel import identity, wire
+from slipway_engine.parallel.counts import Counts
 from slipway_engine.parallel.doors import Doors, Member
 from slipway_engine.parallel.pulse import BEAT_SECONDS, Verdict, Watch, gone
 from slipway_engine.parallel.shard import Degrees
@@ -53,6 +54,7 @@ class Leader:
     verdict: Verdict | None = None
     busy: bool = False
     host: str = "127.0.0.1"
+    counts: dict[int, Counts] = field(default_factory=dict)
     _answers: queue.Queue[tuple[int, wire.Record]] = field(default_factory=queue.Queue)
     _ended: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -195,6 +197,9 @@ class Leader:
                     watch.take(wire.Beat.unpacked(payload[1:]), time.monotonic())
                     continue
                 record = wire.read(payload)
+                if isinstance(record, wire.Told):
+                    self.counts[rank] = Counts.unpacked(record.counts)
+                    continue
                 if isinstance(record, wire.Failed):
                     return Verdict(record.reason, f"Rank {rank} ({self._name(rank)}): {record.message}")
                 self._answers.put((rank, record))

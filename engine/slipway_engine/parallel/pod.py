@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from slipway_engine.config import EngineConfig
 from slipway_engine.errors import InvalidArgument
+from slipway_engine.parallel.counts import METRICS, Counts
 from slipway_engine.parallel.environment import Pod
 from slipway_engine.termination import write_termination_log
 
@@ -30,12 +31,6 @@ log = logging.getLogger(__name__)
 _STALE_SECONDS = 12.0
 _LAST_ANSWERS_SECONDS = 2.0
 _LINE_BYTES = 1 << 20
-_METRICS = (
-    ("group_rank_steps_total", "counter", "Steps that the rank has computed."),
-    ("group_collective_calls_total", "counter", "Calls of collectives."),
-    ("group_collective_bytes_total", "counter", "Bytes handed to collectives."),
-    ("group_expert_tokens_total", "counter", "Tokens that each expert of the rank has answered, all layers."),
-)
 
 
 @dataclass(slots=True)
@@ -71,22 +66,18 @@ class Ranks:
 
     def metrics(self) -> str:
         """Return the metrics in Prometheus' text format."""
-        lines = []
-        for name, kind, text in _METRICS:
-            lines += [f"# HELP slipway:{name} {text}", f"# TYPE slipway:{name} {kind}"]
-            for rank in self.ranks:
-                lines += [f"slipway:{name}{{{labels}}} {value}" for labels, value in _samples(name, rank)]
-        return "\n".join(lines) + "\n"
-
-
-def _samples(name: str, rank: Rank) -> list[tuple[str, int]]:
-    said, own = rank.said, f'rank="{rank.number}"'
-    if name == "group_rank_steps_total":
-        return [(own, int(said.get("steps", 0)))]
-    if name == "group_expert_tokens_total":
-        return [(f'{own},expert="{int(key)}"', int(value)) for key, value in said.get("experts", {}).items()]
-    key = "calls" if name == "group_collective_calls_total" else "bytes"
-    return [(f'{own},kind="{kind}"', int(value)) for kind, value in said.get(key, {}).items()]
+        lines: dict[str, list[str]] = {}
+        for rank in self.ranks:
+            for name, labels, value in (
+                Counts.of(rank.said["counts"]).samples() if rank.said.get("counts") else ()
+            ):
+                words = ",".join(f'{key}="{word}"' for key, word in labels.items())
+                lines.setdefault(name, []).append(f"slipway:{name}_total{{{words}}} {value}\n")
+        return "".join(
+            f"# HELP slipway:{name}_total {METRICS[name]}\n# TYPE slipway:{name}_total counter\n"
+            + "".join(own)
+            for name, own in lines.items()
+        )
 
 
 def serve_ranks(config: EngineConfig, pod: Pod, host: str, port: int, log_format: str) -> int:

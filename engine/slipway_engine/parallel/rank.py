@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     die_with_parent(arguments.parent)
     configure_logging(arguments.log_format)
-    report = Report(arguments.rank, arguments.report_fd)
+    report = Report(arguments.report_fd)
     follower = Follower(arguments.rank, _degrees(arguments.degrees), arguments.model, arguments.local, report)
 
     def end(error: EngineError) -> None:

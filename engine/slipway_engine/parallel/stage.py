@@ -11,6 +11,7 @@ import torch
 from slipway_engine.kv.layout import KvLayout
 from slipway_engine.models import context
 from slipway_engine.models.attention import PagedAttention
+from slipway_engine.parallel.counts import Counts
 from slipway_engine.parallel.decoder import ShardedDecoder
 from slipway_engine.parallel.experts import Load
 from slipway_engine.parallel.shard import Part
@@ -40,6 +41,18 @@ class Stage:
         self.device = device
         self._dtype = dtype
         self._hidden = decoder.inner.config.hidden_size
+
+    def counts(self) -> Counts:
+        """Return what this rank has done so far; an expert's tokens are added up over the layers."""
+        traffic, layers = self.links.traffic, [load.tokens for load in self.loads]
+        return Counts(
+            self.links.shard.rank,
+            self.steps,
+            tuple(traffic.calls.values()),
+            tuple(traffic.sent.values()),
+            self.loads[0].experts.start if self.loads else 0,
+            tuple(map(sum, zip(*layers, strict=True))),
+        )
 
     @torch.no_grad()
     def compute(self, step: Step) -> torch.Tensor | None:

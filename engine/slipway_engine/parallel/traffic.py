@@ -14,12 +14,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from slipway_engine.parallel.counts import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, KINDS, LOGITS, SEND
 from slipway_engine.parallel.shard import Degrees, Shard, cut
 
-ALL_REDUCE, ALL_TO_ALL, ALL_GATHER, SEND, LOGITS = (
-    "all_reduce", "all_to_all", "all_gather", "send", "logits",
-)  # fmt: skip
-KINDS = (ALL_REDUCE, ALL_TO_ALL, ALL_GATHER, SEND, LOGITS)
 _LOGITS_TAG, _HIDDEN_TAG = 1, 2
 _UNSENT = 16
 """Tensors that may be on their way at once."""

@@ -81,6 +81,13 @@ class Failed:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What the rank has done so far (`parallel.counts`, packed)."""
+
+    counts: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """The group ends in peace."""
 
@@ -105,8 +112,8 @@ class Beat:
         return cls(rank, steps, calls, bool(busy))
 
 
-Record: TypeAlias = Hello | Welcome | Refused | Plan | Loaded | Failed | Leave
-_RECORDS: Final = {one.__name__: one for one in (Hello, Welcome, Refused, Plan, Loaded, Failed, Leave)}
+Record: TypeAlias = Hello | Welcome | Refused | Plan | Loaded | Failed | Told | Leave
+_RECORDS: Final = {one.__name__: one for one in (Hello, Welcome, Refused, Plan, Loaded, Failed, Told, Leave)}
 _TYPES: Final = {one: list(get_type_hints(one).values()) for one in _RECORDS.values()}
 
 

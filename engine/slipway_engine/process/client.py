@@ -228,7 +228,9 @@ class CoreClient:
                 raise TypeError(f"{type(message).__name__} does not come from a core.")
 
     def _stepped(self, output: StepOutput) -> None:
-        self.stats = output.stats
+        before, self.stats = self.stats.ranks, output.stats
+        if before and not self.stats.ranks:
+            self.stats = self.stats._replace(ranks=before)
         for each in output.outputs:
             outstanding = self._sinks.get(each.request_id)
             if outstanding is None or (each.index not in outstanding.open and each.error is None):

@@ -23,6 +23,7 @@ from prometheus_client.registry import Collector
 
 from slipway_api import latency
 from slipway_engine.core.messages import CoreStats, Ready
+from slipway_engine.parallel.counts import METRICS, Counts
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -162,6 +163,18 @@ class _CoreCollector(Collector):
         yield self._counter("generation_tokens", "Tokens generated.", now.generation_tokens)
         yield self._counter("engine_steps", "Steps of the engine core.", now.steps)
         yield self._gauge("engine_step_seconds", "Duration of the last step.", now.step_seconds)
+        yield from self._ranks(now.ranks)
+
+    def _ranks(self, rows: Iterable[Iterable[int]]) -> Iterable[Metric]:
+        """Yield what each rank of a group has done."""
+        families: dict[str, CounterMetricFamily] = {}
+        for row in rows:
+            for name, labels, value in Counts.of(row).samples():
+                if name not in families:
+                    names = ["model_name", *labels]
+                    families[name] = CounterMetricFamily(f"{PREFIX}{name}", METRICS[name], labels=names)
+                families[name].add_metric([self._model, *labels.values()], value)
+        yield from families.values()
 
     def _gauge(self, name: str, text: str, value: float) -> Metric:
         family = GaugeMetricFamily(f"{PREFIX}{name}", text, labels=["model_name"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+
+from slipway_engine.parallel.counts import Counts
 
 TOLERANCE = 2e-3
 """Most that a log-probability may differ: sums over ranks are added in another order."""
@@ -134,6 +137,40 @@ def test_who_gave_blocks_back_goes_on_as_before(pair):
     assert small.core.stats().num_preemptions > before[1]
     for number in range(6):
         same(alone.logprobs(f"r{number}"), small.logprobs(f"r{number}"))
+
+
+def test_ranks_tell_what_they_did_and_experts_how_many_tokens_they_answered(layout, pair):
+    name, tensor, pipeline, settings = layout
+    _, engine = pair
+
+    def told(seconds: float = 30.0) -> dict[int, Counts]:
+        """Wait for everybody to have told the same steps."""
+        until = time.monotonic() + seconds
+        while True:
+            rows = [Counts.of(row) for row in engine.core.stats().ranks]
+            if len(rows) == tensor * pipeline and len({row.steps for row in rows}) == 1:
+                return {row.rank: row for row in rows}
+            assert time.monotonic() < until, rows
+            time.sleep(0.1)
+
+    before = told()
+    engine.send("counted", [77, 3, 77, 9, 77, 1, 78, 2, 79, 4], max_tokens=5)
+    engine.finish()
+    after = told()
+    steps = after[0].steps - before[0].steps
+    assert steps == 5
+    sums = after[0].calls[0] - before[0].calls[0]
+    layers = -(-{"smollm2": 3, "gemma3": 5, "experts": 3}[name] // pipeline)
+    whole = settings.get("enable_expert_parallel", False)
+    assert sums == (0 if tensor == 1 else steps * ((1 if whole else 2) * layers + 1))
+    answered = sum(sum(row.experts) for row in after.values()) - sum(
+        sum(row.experts) for row in before.values()
+    )
+    assert answered == (14 * 2 * 3 if whole else 0)
+    if whole:
+        assert sorted(number for row in after.values() for number in range(row.first, row.first + 3)) == list(
+            range(6)
+        )
 
 
 def _little(model: str, pipeline: int, tensor: int) -> int:

@@ -125,6 +125,7 @@ def test_a_pod_of_ranks_joins_by_its_environment_and_serves_no_requests(models, 
         until(lambda: get(second.url + "/health")[1]["reason"] == "Healthy")
         assert get(second.url + "/v1/models")[0] == 404
         until(lambda: 'kind="logits"} 8' in get(second.url + "/metrics")[1], 10)
+        assert 'slipway:group_rank_steps_total{model_name="m",rank="1"}' in get(first.url + "/metrics")[1]
         first.kill()
         assert until(lambda: get(second.url + "/health")[0] == 500) < LIMIT_SECONDS
         assert second.wait(LIMIT_SECONDS) == 1
