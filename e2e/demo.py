@@ -1,4 +1,4 @@
-"""The main job, watched: a cluster, the operator, an `LLMDeployment`, an answer from the model.
+"""The main job, watched: a cluster, operator and gateway, an `LLMDeployment`, an answer for a tenant's key.
 
 Run as `make demo` (or `python3 -m e2e.demo`). Standard library only, so that nothing has to be installed
 first. Each phase is timed; running it again reuses the cluster, the images and the model that are there.
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +27,10 @@ from e2e import side_by_side
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / "examples" / "smollm2.yaml"
 NAME, NAMESPACE, SYSTEM = "smollm2", "slipway-demo", "slipway-system"
+GATEWAY, TENANT = "slipway-gateway", "demo"
 QUESTION = "What is a slipway, and what is it for? Answer in two sentences."
 READY_TIMEOUT_SECONDS = 600
+OPEN_TIMEOUT_SECONDS = 30
 
 
 class DemoFailed(RuntimeError):
@@ -115,15 +118,16 @@ def deliver(images: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
 
 def build_and_start() -> tuple[Kubectl, dict[str, dict[str, str]]]:
     """Start the cluster; beside it, build the images and bring Helm. Deliver what the cluster lacks."""
-    _, (built, _) = tools([("up",)], [("images", "operator", "engine", "-o", "json"), ("helm",)])
+    _, (built, _) = tools([("up",)], [("images", "operator", "gateway", "engine", "-o", "json"), ("helm",)])
     images = deliver(json.loads(built))
     return Kubectl(cluster("kubectl"), cluster("kubeconfig")), images
 
 
-def install_operator(kubectl: Kubectl, images: dict[str, dict[str, str]]) -> None:
-    """Install CRD and operator through the chart, and wait until the operator runs."""
+def install(kubectl: Kubectl, images: dict[str, dict[str, str]]) -> None:
+    """Install CRD, operator and gateway through the chart, and wait until both run."""
     helm = cluster("helm")
     settings = [f"operator.image={images['operator']['ref']}", f"engine.image={images['engine']['ref']}"]
+    settings += [f"gateway.image={images['gateway']['ref']}", "gateway.enabled=true", "gateway.replicas=1"]
     command = [helm, "upgrade", "--install", "slipway", str(ROOT / "charts" / "slipway")]
     command += ["--namespace", SYSTEM, "--create-namespace", "--wait", "--timeout", "5m"]
     run(*command, *(part for setting in settings for part in ("--set", setting)), env=kubectl.env)
@@ -145,6 +149,25 @@ def apply_example(kubectl: Kubectl) -> None:
         stdout=subprocess.DEVNULL,
     )
     kubectl("-n", NAMESPACE, "apply", "-f", str(EXAMPLE))
+
+
+def create_key(kubectl: Kubectl) -> str:
+    """Make a tenant that sees the example's namespace; return its key, which no program keeps."""
+    program = ["exec", f"deploy/{GATEWAY}", "--", "slipway-gateway", "key", "create"]
+    command = [kubectl.program, "-n", SYSTEM, *program, "--tenant", TENANT, "--namespaces", NAMESPACE]
+    made = subprocess.run(command, env=kubectl.env, capture_output=True, text=True, check=False)
+    key = re.search(r"sk-slipway-[\w-]+", made.stderr)
+    if made.returncode or key is None:
+        raise DemoFailed(f"`{' '.join(command)}` made no key:\n{made.stderr.strip()}")
+    subprocess.run(
+        [kubectl.program, "-n", SYSTEM, "apply", "-f", "-"],
+        input=made.stdout,
+        env=kubectl.env,
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return key[0]
 
 
 def colour_of(condition: dict[str, str]) -> str:
@@ -176,8 +199,8 @@ def wait_until_ready(kubectl: Kubectl, screen: Screen) -> None:
 
 @contextlib.contextmanager
 def port_forward(kubectl: Kubectl) -> Iterator[str]:
-    """Yield a loopback URL of the model's Service."""
-    command = [kubectl.program, "-n", NAMESPACE, "port-forward", f"service/{NAME}", ":80"]
+    """Yield a loopback URL of the gateway's Service."""
+    command = [kubectl.program, "-n", SYSTEM, "port-forward", f"service/{GATEWAY}", ":80"]
     with subprocess.Popen(command, env=kubectl.env, stdout=subprocess.PIPE, text=True) as process:
         try:
             first = process.stdout.readline() if process.stdout else ""
@@ -189,7 +212,23 @@ def port_forward(kubectl: Kubectl) -> Iterator[str]:
             process.terminate()
 
 
-def ask(url: str, screen: Screen) -> None:
+def wait_until_open(url: str, key: str) -> None:
+    """Wait until the gateway knows the key and the model's pod. Raises DemoFailed at the deadline."""
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    body = json.dumps({"model": f"{NAMESPACE}/{NAME}", "prompt": "Hello", "max_tokens": 1}).encode()
+    request = urllib.request.Request(f"{url}/v1/completions", body, headers)  # noqa: S310 - our own loopback URL
+    deadline, said = time.monotonic() + OPEN_TIMEOUT_SECONDS, "nothing"
+    while time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(request, timeout=60):  # noqa: S310
+                return
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")
+        time.sleep(0.2)
+    raise DemoFailed(f"the gateway does not let the key in after {OPEN_TIMEOUT_SECONDS} s; it says: {said}")
+
+
+def ask(url: str, key: str, screen: Screen) -> None:
     """Stream one chat answer to the screen with its time to first token and its rate."""
     body = {
         "model": NAME,
@@ -200,7 +239,9 @@ def ask(url: str, screen: Screen) -> None:
         "stream_options": {"include_usage": True},
     }
     request = urllib.request.Request(  # noqa: S310 - a loopback URL of our own
-        f"{url}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+        f"{url}/v1/chat/completions",
+        json.dumps(body).encode(),
+        {"Content-Type": "application/json", "Authorization": f"Bearer {key}"},
     )
     screen.line(screen.paint("1", f"> {QUESTION}"))
     print("  ", end="")
@@ -238,7 +279,7 @@ def ask(url: str, screen: Screen) -> None:
     )
 
 
-def closing_words(kubectl: Kubectl, screen: Screen) -> None:
+def closing_words(kubectl: Kubectl, key: str, screen: Screen) -> None:
     """Say what runs now, how to use it, and how to take it down."""
     curl = "curl -s --retry 9 --retry-connrefused http://127.0.0.1:8000/v1/chat/completions"
     curl_body = json.dumps({"model": NAME, "messages": [{"role": "user", "content": "Hello!"}]})
@@ -248,9 +289,10 @@ def closing_words(kubectl: Kubectl, screen: Screen) -> None:
     print(kubectl("-n", NAMESPACE, "get", "llmdep,pods"))
     print(f"""{screen.paint("1", "Talk to it")}
   export KUBECONFIG={kubectl.kubeconfig}{path}
-  kubectl -n {NAMESPACE} port-forward service/{NAME} 8000:80 &
-  {curl} -H 'Content-Type: application/json' -d '{curl_body}'
-  # or any OpenAI client, with base_url http://127.0.0.1:8000/v1 and any api_key
+  export KEY={key}
+  kubectl -n {SYSTEM} port-forward service/{GATEWAY} 8000:80 &
+  {curl} -H "Authorization: Bearer $KEY" -H 'Content-Type: application/json' -d '{curl_body}'
+  # or any OpenAI client, with base_url http://127.0.0.1:8000/v1 and the key as api_key
 {screen.paint("1", "Change it")}
   kubectl -n {NAMESPACE} scale llmdep/{NAME} --replicas 2
   kubectl -n {NAMESPACE} describe llmdep/{NAME}
@@ -268,13 +310,16 @@ def main() -> int:
     try:
         with screen.phase("A Kubernetes cluster and Slipway's images"):
             kubectl, images = build_and_start()
-        with screen.phase("The operator, installed through the chart"):
-            install_operator(kubectl, images)
+        with screen.phase("Operator and gateway, installed through the chart"):
+            install(kubectl, images)
         with screen.phase(f"kubectl apply -f {EXAMPLE.relative_to(ROOT)}"):
             apply_example(kubectl)
+            key = create_key(kubectl)
+            screen.line(f"The key of the tenant {TENANT}, which opens {NAMESPACE} at the gateway: {key}")
             wait_until_ready(kubectl, screen)
-        with screen.phase("A question"), port_forward(kubectl) as url:
-            ask(url, screen)
+        with screen.phase("A question, through the gateway"), port_forward(kubectl) as url:
+            wait_until_open(url, key)
+            ask(url, key, screen)
     except DemoFailed as error:
         print(f"make demo: {error}", file=sys.stderr)
         return 1
@@ -283,7 +328,7 @@ def main() -> int:
             "make demo: interrupted; run it again to go on, or `make demo-down` to clean up.", file=sys.stderr
         )
         return 130
-    closing_words(kubectl, screen)
+    closing_words(kubectl, key, screen)
     seconds = time.monotonic() - screen.started
     print(f"make demo: a real model answered through a real cluster, in {seconds:.0f} s.")
     return 0
