@@ -166,6 +166,15 @@ class UpgradeSpec(Spec):
     """Objects of the class that roll at the same time. Absent: 1."""
 
 
+class ClassScaling(Spec):
+    """How the class's objects are scaled."""
+
+    cap_by_free_accelerators: bool | None = None
+    """Asks for no more replicas than nodes have room for: where pods find no node, one waits for one, and the
+    others are taken back until it has one. Cluster autoscalers act on pods that wait, one at a time then.
+    Absent: false."""
+
+
 class CaBundle(Spec):
     """A ConfigMap in each namespace that holds certificates, as trust distributors write it."""
 
@@ -264,6 +273,8 @@ class LLMClassSpec(Spec):
     """What is denied unless opened."""
     upgrade: UpgradeSpec | None = None
     """How upgrades reach running objects."""
+    autoscaling: ClassScaling | None = None
+    """How its objects are scaled."""
     network: NetworkSpec | None = None
     """How fetches reach the world."""
     signatures: SignatureSpec | None = None

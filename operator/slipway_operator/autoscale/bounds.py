@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from slipway_api.quantity import parse_quantity
@@ -10,6 +12,8 @@ from slipway_operator import cron
 from slipway_operator.autoscale.behavior import Rate, Speed
 from slipway_operator.autoscale.needs import Metric
 from slipway_operator.autoscale.policy import DOWN, DOWN_AFTER_UP, UP, Bounds
+from slipway_operator.explain.pods import condition_of
+from slipway_operator.kinds import Object
 
 _UNITS: Final = {"KVCacheUtilization": 0.01, "TimeToFirstToken": 0.001}
 """What a metric's target is written in, as a share of what the policy counts in: percent, milliseconds."""
@@ -35,6 +39,23 @@ def bounds_of(spec: AutoscalingSpec, slo: SloSpec | None, max_num_seqs: int, now
         idle=spec.idle_seconds,
         rest=min(DOWN_AFTER_UP, shrinking.window),
     )
+
+
+def capped(bounds: Bounds, pods: Sequence[Object]) -> Bounds:
+    """Return the bounds cut to what nodes have room for: one replica waits for a node, no more.
+
+    Only the scheduler's own word counts: pods that it has not looked at yet say nothing.
+    """
+    placed = sum(not _finds_no_node(pod) for pod in pods)
+    room = max(placed + 1, bounds.minimum, 1)
+    if placed == len(pods) or room >= bounds.maximum:
+        return bounds
+    return replace(bounds, maximum=room, ceiling="what nodes have room for, and one that waits,")
+
+
+def _finds_no_node(pod: Object) -> bool:
+    found = condition_of(pod, "PodScheduled")
+    return found.get("status") == "False" and found.get("reason") == "Unschedulable"
 
 
 def implied(slo: SloSpec | None) -> tuple[Metric, ...]:

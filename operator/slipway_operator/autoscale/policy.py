@@ -31,6 +31,7 @@ PEAK_MEMORY: Final = 3600.0
 KV_AFTER_DOWN: Final = 0.75
 ZERO_AFTER: Final = 600.0
 BLIND_PATIENCE: Final = 180.0
+MAX_REPLICAS: Final = "maxReplicas"
 
 
 class Why(StrEnum):
@@ -77,6 +78,8 @@ class Bounds:
     down: Speed = DOWN
     idle: float | None = None
     rest: float = DOWN_AFTER_UP
+    ceiling: str = MAX_REPLICAS
+    """What the maximum comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,8 @@ def _decide(bounds: Bounds, memory: Memory, load: Load) -> tuple[Decision, Memor
     if bound != "maxNumSeqs":
         text += f", bounded by {bound}"
     memory, wanted = _careful(bounds, memory, load, wanted)
+    if load.current > bounds.maximum:
+        return Decision(bounds.maximum, Why.DOWN, f"{bounds.ceiling} is {bounds.maximum}"), memory
     if wanted > load.current or load.current < bounds.minimum:
         return _up(bounds, memory, load, wanted, text)
     return _down(bounds, memory, load, text, unread)
@@ -213,7 +218,7 @@ def _up(bounds: Bounds, memory: Memory, load: Load, wanted: int, text: str) -> t
     target = min(max(min(wanted, allowed), bounds.minimum), bounds.maximum)
     if target <= load.current:
         if wanted > bounds.maximum:
-            text = f"{text}, but maxReplicas is {bounds.maximum}"
+            text = f"{text}, but {bounds.ceiling} is {bounds.maximum}"
             return Decision(load.current, Why.AT_MAXIMUM, text), memory
         return Decision(load.current, Why.WAITING, f"{text}; behavior.scaleUp allows no more now"), memory
     if load.now - memory.last_up < bounds.up.pause and load.current >= bounds.minimum:
@@ -224,8 +229,6 @@ def _up(bounds: Bounds, memory: Memory, load: Load, wanted: int, text: str) -> t
 def _down(
     bounds: Bounds, memory: Memory, load: Load, text: str, unread: list[str]
 ) -> tuple[Decision, Memory]:
-    if load.current > bounds.maximum:
-        return Decision(bounds.maximum, Why.DOWN, f"maxReplicas is {bounds.maximum}"), memory
     if not unread and _idle(bounds, memory, load):
         idle = load.now - (memory.busy_at or load.now)
         text = f"no request for {idle:.0f} s, and a gateway holds those that come"

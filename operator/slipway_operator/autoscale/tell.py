@@ -13,7 +13,7 @@ from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import DecisionStatus, SignalStatus
 from slipway_operator.autoscale.load import Load
 from slipway_operator.autoscale.needs import in_flight
-from slipway_operator.autoscale.policy import Bounds, Decision, Why
+from slipway_operator.autoscale.policy import MAX_REPLICAS, Bounds, Decision, Why
 from slipway_operator.kinds import Object
 from slipway_operator.moments import text_of
 
@@ -24,6 +24,10 @@ SETTLED: Final = 3
 MOST_DECISIONS: Final = 5
 MOST_TEXT: Final = 1000
 
+NO_ROOM: Final = (
+    "The load asks for more than the {} replicas that nodes have room for, one that waits included, and the "
+    "class asks for no more (autoscaling.capByFreeAccelerators); add nodes."
+)
 NOT_YET: Final[Told] = ("Unknown", Reason.PROGRESSING, "Nothing is decided yet.")
 PARKED: Final[Told] = ("False", Reason.SCALING_DISABLED, "spec.suspend is true, so nothing is decided.")
 
@@ -62,6 +66,8 @@ def active(decision: Decision, bounds: Bounds, problems: Sequence[str], notes: S
             return "True", Reason.VALID_METRIC_FOUND, _joined(what, said)
         case Why.AT_MAXIMUM:
             text = f"The load asks for more than maxReplicas {bounds.maximum}; raise autoscaling.maxReplicas."
+            if bounds.ceiling != MAX_REPLICAS:
+                text = NO_ROOM.format(bounds.maximum)
             return "True", Reason.TOO_MANY_REPLICAS, _joined(text, said)
         case _:
             return "True", Reason.VALID_METRIC_FOUND, _joined("The load decides on the replicas.", said)

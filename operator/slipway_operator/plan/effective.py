@@ -84,6 +84,8 @@ class Effective:
     locks_memory: bool
     """Whether the class lets the engine lock memory for RDMA devices, which its pods request."""
     replicas: int
+    capped_by_nodes: bool
+    """Whether the autoscaler asks for no more replicas than nodes have room for."""
     max_surge: int
     max_unavailable: int
     progress_deadline_seconds: int
@@ -168,7 +170,7 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         pick.note(field, resolved, "built-in" if value is None else pick.origin(field))
     image = _image(engine, profile, installation, pick)
     network = _network(found, installation)
-    _scaling(spec, pick)
+    capped = _scaling(found, pick)
     pick.told("engine.extraArgs", " ".join(engine.extra_args) if engine.extra_args else None)
     return Effective(
         source=source,
@@ -198,6 +200,7 @@ def resolve(name: str, found: Classed, installation: Installation) -> Effective:
         resources=(resources := resources_of(spec, layout.devices, most, pick.note, pick.origin)),
         locks_memory=_locks_memory(found, resources),
         replicas=0 if spec.suspend else spec.replicas,
+        capped_by_nodes=capped,
         max_surge=surge,
         max_unavailable=unavailable,
         progress_deadline_seconds=pick.pick(
@@ -245,13 +248,14 @@ def _cache(spec: LLMDeploymentSpec, pick: _Resolver) -> CacheSpec:
     return cache.model_copy(update={"mode": mode})
 
 
-def _scaling(spec: LLMDeploymentSpec, pick: _Resolver) -> None:
-    """Note what the autoscaler and the gateway act upon. Neither shapes a pod."""
+def _scaling(found: Classed, pick: _Resolver) -> bool:
+    """Note what the autoscaler and the gateway act upon, which shapes no pod; return whether nodes cap it."""
+    spec = found.spec
     routing, scaling = spec.routing or RoutingSpec(), spec.autoscaling
     pick.told("routing.maxHeldRequests", routing.max_held_requests)
     pick.told("routing.maxHoldSeconds", routing.max_hold_seconds)
     if scaling is None:
-        return
+        return False
     metrics = ", ".join(f"{one.type} {one.target or 'learned'}" for one in scaling.metrics or ())
     implied = f"InFlight learned{implied_target(spec)}"
     pick.pick("autoscaling.minReplicas", scaling.min_replicas, 1)
@@ -263,6 +267,11 @@ def _scaling(spec: LLMDeploymentSpec, pick: _Resolver) -> None:
     down = scaling.behavior.scale_down if scaling.behavior else None
     window = down.stabilization_window_seconds if down else None
     pick.pick("autoscaling.behavior.scaleDown.stabilizationWindowSeconds", window, DEFAULT_DOWN_WINDOW)
+    offered = found.offer.autoscaling if found.offer else None
+    capped = bool(offered and offered.cap_by_free_accelerators)
+    if capped:
+        pick.note("autoscaling.capByFreeAccelerators", capped, f"class/{found.name}")
+    return capped
 
 
 def implied_target(spec: LLMDeploymentSpec) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Final, Protocol
 
 from slipway_operator.autoscale import kept, tell
-from slipway_operator.autoscale.bounds import bounds_of, least_of, query_name
+from slipway_operator.autoscale.bounds import bounds_of, capped, least_of, query_name
 from slipway_operator.autoscale.capacity import capacity
 from slipway_operator.autoscale.load import Load
 from slipway_operator.autoscale.policy import PERIOD, Bounds, Decision, decide
@@ -99,7 +99,13 @@ class Autoscaler:
         elif plan.spec.autoscaling is not None:
             state.desired = plan.replicas
             values = plan.values
-            state.target = Target(plan.spec.autoscaling, plan.spec.slo, values.max_num_seqs, values.profile)
+            state.target = Target(
+                plan.spec.autoscaling,
+                plan.spec.slo,
+                values.max_num_seqs,
+                values.profile,
+                capped=values.capped_by_nodes,
+            )
 
     def forget(self, key: Key) -> None:
         """An object is gone, or decides itself."""
@@ -155,6 +161,8 @@ class Autoscaler:
         except ValueError as error:
             logger.warning("%s", error, extra={"object": key})  # refused by the planner already
             return
+        if target.capped:
+            bounds = capped(bounds, pods)
         state.watch_starts(pods)
         deployments = self._store.owned(DEPLOYMENT, key)
         load = self._load(key, parent, state, deployments, pods, seen, now)

@@ -43,6 +43,8 @@ class Target:
     slo: SloSpec | None
     max_num_seqs: int
     profile: Profile
+    capped: bool = False
+    """Whether nodes cap the number."""
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from slipway_api.v1alpha1 import AutoscalingSpec, SloSpec
 from slipway_operator import cron
 from slipway_operator.autoscale.behavior import Rate, Speed, least, most, noted
-from slipway_operator.autoscale.bounds import bounds_of
+from slipway_operator.autoscale.bounds import bounds_of, capped
 from slipway_operator.autoscale.load import Load, PodLoad
 from slipway_operator.autoscale.policy import DOWN, UP, Memory, Why, decide
 
@@ -70,6 +70,19 @@ def test_the_slos_first_token_is_a_target_where_no_metric_is_named():
         decision, memory = decide(plain, memory, one)
         counts.add(decision.replicas)
     assert min(counts) == 3  # nor does it hold replicas back
+
+
+def test_one_replica_waits_for_a_node_and_only_the_schedulers_word_counts():
+    def pod(reason: str | None) -> dict[str, Any]:
+        found = {"type": "PodScheduled", "status": "False" if reason else "True", "reason": reason or ""}
+        return {"status": {"conditions": [found]}}
+
+    plain = bounds(minReplicas=2)
+    assert capped(plain, [pod(None)] * 3) == plain
+    assert capped(plain, [*[pod(None)] * 3, pod("Unschedulable"), pod("Unschedulable")]).maximum == 4
+    assert capped(plain, [*[pod(None)] * 3, pod("SchedulingGated"), {"status": {}}]) == plain
+    assert capped(plain, [pod("Unschedulable")] * 4).maximum == 2  # minReplicas
+    assert capped(plain, []) == plain
 
 
 def test_of_several_policies_the_chosen_one_counts_with_what_its_period_saw():

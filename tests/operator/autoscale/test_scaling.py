@@ -88,6 +88,8 @@ class Cluster:
     def __init__(self, server: Any, recorded: Any, gateways: Gateways | None = None) -> None:
         self.server, self.recorded, self.gateways = server, recorded, gateways
         self.engines, self.now = Engines(), START
+        self.room: int | None = None
+        """Pods that nodes have room for; None: all."""
         self.events: list[tuple[str, str]] = []
         self.restart()
 
@@ -161,8 +163,12 @@ class Cluster:
             "creationTimestamp": text_of(START),
         }
         pod["status"]["podIP"] = f"10.0.0.{number + 1}"
+        homeless = self.room is not None and number >= self.room
         for condition in pod["status"]["conditions"]:
-            condition |= {"status": "True" if ready else "False", "lastTransitionTime": text_of(START + 10)}
+            good = ready and not homeless
+            condition |= {"status": "True" if good else "False", "lastTransitionTime": text_of(START + 10)}
+            if condition["type"] == "PodScheduled" and homeless:
+                condition["reason"] = "Unschedulable"
         return pod
 
     async def look(self, seconds: float = 10.0) -> None:
@@ -283,9 +289,7 @@ async def test_the_values_in_force_stand_in_the_status_with_where_they_come_from
         routing={"maxHoldSeconds": 30},
     )
     await cluster.settle()
-    told = {
-        one["field"]: (one["value"], one["from"]) for one in cluster.status["plan"]["effective"]
-    }
+    told = {one["field"]: (one["value"], one["from"]) for one in cluster.status["plan"]["effective"]}
     assert told["autoscaling.maxReplicas"] == ("8", "spec")
     assert told["autoscaling.minReplicas"] == ("1", "built-in")
     assert told["autoscaling.spareReplicas"] == ("1", "spec")
@@ -583,6 +587,32 @@ async def test_a_query_needs_a_class_that_opens_it(cluster):
     assert cluster.engines.asked[-1].queries == {"metrics[0]": "sum(x)"}
     assert cluster.replicas == 3
     assert "11.0 by query metrics[0] / 5" in cluster.status["autoscaling"]["lastDecisions"][0]["reason"]
+
+
+@pytest.mark.parametrize("capped", [True, False])
+async def test_a_class_may_cap_by_what_nodes_have_room_for(cluster, capped):
+    meta = {"name": "reserved", "uid": "uid-of-reserved"}
+    scaling = {"autoscaling": {"capByFreeAccelerators": True}} if capped else {}
+    cluster.server.put(LLM_CLASS, {"metadata": meta, "spec": scaling})
+    cluster.create(className="reserved", autoscaling={"maxReplicas": 8}, engine={"maxNumSeqs": 4})
+    cluster.room = 3
+    await cluster.settle()
+    cluster.engines.running = {f"p{number}": 4.0 for number in range(8)}
+    cluster.engines.waiting = 9.0
+    await cluster.look(120)
+    assert cluster.replicas == (4 if capped else 8)
+    told = cluster.active()
+    assert told["reason"] == "TooManyReplicas"
+    assert ("capByFreeAccelerators" in told["message"]) == capped
+    fields = {one["field"]: one["from"] for one in cluster.status["plan"]["effective"]}
+    assert fields.get("autoscaling.capByFreeAccelerators") == ("class/reserved" if capped else None)
+    changes = len(cluster.events)
+    await cluster.look(120)
+    assert len(cluster.events) == changes  # and it rests there
+    cluster.room = 6
+    await cluster.settle()
+    await cluster.look(120)
+    assert cluster.replicas == (7 if capped else 8)
 
 
 async def test_a_query_without_a_result_is_told(cluster):
