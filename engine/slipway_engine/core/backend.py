@@ -98,8 +98,8 @@ class Backend(Protocol):
 class Spread(Protocol):
     """A backend whose model is computed by other processes, too."""
 
-    def ranks(self) -> tuple[tuple[int, ...], ...]:
-        """Return what each process has done, in plain numbers; nothing where that was told just now."""
+    def ranks(self, *, at_once: bool) -> tuple[tuple[int, ...], ...]:
+        """Return what each process has done, in plain numbers; else nothing where it was told just now."""
 
     def close(self) -> None:
         """Let them go."""

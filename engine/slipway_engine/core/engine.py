@@ -175,7 +175,7 @@ class EngineCore:
             generation_tokens=self._generated,
             steps=self._steps,
             step_seconds=self._step_seconds,
-            ranks=() if self._spread is None else self._spread.ranks(),
+            ranks=() if self._spread is None else self._spread.ranks(at_once=not self.has_work()),
         )
 
     def check(self) -> None:

@@ -101,10 +101,13 @@ class ParallelBackend:
         """Choose the next token of each row."""
         return sampler.sample(logits, requests)
 
-    def ranks(self) -> tuple[tuple[int, ...], ...]:
-        """Return what each rank has done, rows of `parallel.counts`; nothing where it was told just now."""
+    def ranks(self, *, at_once: bool) -> tuple[tuple[int, ...], ...]:
+        """Return what each rank has done, rows of `parallel.counts`, at once or once a second.
+
+        Those of other ranks are as of their last heartbeat.
+        """
         now = time.monotonic()
-        if self._stage is None or now - self._told < _TELL_SECONDS:
+        if self._stage is None or (not at_once and now - self._told < _TELL_SECONDS):
             return ()
         self._told = now
         return tuple(one.numbers() for one in (self._stage.counts(), *self._leader.counts.values()))

@@ -15,14 +15,14 @@ from slipway_engine.core.device import set_threads
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.messages import Start, decode
 from slipway_engine.errors import EngineError, GroupBroken
-from slipway_engine.parallel import identity, wire
+from slipway_engine.parallel import wire
 from slipway_engine.parallel.build import Blueprint
-from slipway_engine.parallel.leader import degrees_words
 from slipway_engine.parallel.pulse import BEAT_SECONDS, SILENT_SECONDS
 from slipway_engine.parallel.report import Report
 from slipway_engine.parallel.shard import Degrees
 from slipway_engine.parallel.stage import Stage
 from slipway_engine.parallel.steps import BadStep, StepReader
+from slipway_engine.parallel.terms import introduction
 from slipway_engine.parallel.traffic import disconnect
 from slipway_engine.process.framing import FrameBuffer, frame
 
@@ -52,12 +52,8 @@ class Follower:
     def join(self, host: str, port: int, seconds: float, secret: str) -> None:
         """Find the leader, however late it starts, and be taken. Raises GroupBroken."""
         machine = Machine()
-        hello = wire.Hello(
-            protocol=wire.PROTOCOL, version=identity.program(), rank=self._rank, ranks=self._degrees.ranks,
-            degrees=degrees_words(self._degrees), checksum=identity.checksum(self._model),
-            limit=machine.memory_limit() // self._local, available=machine.memory_available() // self._local,
-            beats=False, secret=secret,
-        )  # fmt: skip
+        memory = machine.memory_limit() // self._local, machine.memory_available() // self._local
+        hello = introduction(self._model, self._degrees, self._rank, memory, secret)
         deadline = time.monotonic() + seconds
         self._host = host
         self._frames = FrameBuffer()

@@ -24,17 +24,15 @@ from slipway_engine.config import EngineConfig
 from slipway_engine.core import last_words
 from slipway_engine.core.messages import Start, encode
 from slipway_engine.errors import GroupBroken
-from slipway_engine.parallel import identity, wire
+from slipway_engine.parallel import wire
 from slipway_engine.parallel.counts import Counts
 from slipway_engine.parallel.doors import Doors, Member
 from slipway_engine.parallel.pulse import BEAT_SECONDS, Verdict, Watch, gone
 from slipway_engine.parallel.shard import Degrees
+from slipway_engine.parallel.terms import SECRET, degrees_words, introduction
 from slipway_engine.process.framing import FrameBuffer, frame
 
 log = logging.getLogger(__name__)
-
-SECRET = "SLIPWAY_GROUP_SECRET"  # noqa: S105 (the name of one)
-"""Names the environment variable that all pods of a group may share, so that nobody else can join."""
 
 _SEND_SECONDS = 20.0
 _BURY_SECONDS = 5.0
@@ -65,7 +63,7 @@ class Leader:
         alone = self.local == self.degrees.ranks
         listener = _listen("127.0.0.1" if alone else "", 0 if alone else self.config.group_port)
         secret = os.environ.get(SECRET) or (secrets.token_hex(16) if alone else "")
-        hello = introduction(self.config, self.degrees, 0, limit, available, secret)
+        hello = introduction(self.config.model, self.degrees, 0, (limit, available), secret)
         welcome = wire.Welcome(
             encode(Start(self.config)), self.degrees.tensor, self.degrees.pipeline, self.degrees.expert
         )
@@ -256,29 +254,6 @@ class Leader:
             return _how(self.children[rank].wait(1.0))
         except subprocess.TimeoutExpired:
             return "its connection was closed"
-
-
-def introduction(
-    config: EngineConfig, degrees: Degrees, rank: int, limit: int, available: int, secret: str
-) -> wire.Hello:
-    """Return what a rank says of itself."""
-    return wire.Hello(
-        protocol=wire.PROTOCOL,
-        version=identity.program(),
-        rank=rank,
-        ranks=degrees.ranks,
-        degrees=degrees_words(degrees),
-        checksum=identity.checksum(config.model),
-        limit=limit,
-        available=available,
-        beats=False,
-        secret=secret,
-    )
-
-
-def degrees_words(degrees: Degrees) -> str:
-    """Return the degrees as a person reads them."""
-    return f"tensor {degrees.tensor} x pipeline {degrees.pipeline}" + (", expert" if degrees.expert else "")
 
 
 def _how(status: int) -> str:

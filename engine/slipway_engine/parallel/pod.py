@@ -24,6 +24,8 @@ from slipway_engine.config import EngineConfig
 from slipway_engine.errors import InvalidArgument
 from slipway_engine.parallel.counts import METRICS, Counts
 from slipway_engine.parallel.environment import Pod
+from slipway_engine.parallel.shard import Degrees
+from slipway_engine.parallel.terms import degrees_words
 from slipway_engine.termination import write_termination_log
 
 log = logging.getLogger(__name__)
@@ -142,11 +144,12 @@ async def _start(
 ) -> tuple[Rank, int]:
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    words = f"tensor {config.tensor_parallel_size} x pipeline {config.pipeline_parallel_size}"
-    words += ", expert" if config.enable_expert_parallel else ""
+    degrees = Degrees(
+        config.tensor_parallel_size or 1, config.pipeline_parallel_size, config.enable_expert_parallel
+    )
     argv = [sys.executable, "-u", "-m", "slipway_engine.parallel.rank"]
     argv += ["--leader", f"{pod.leader}:{config.group_port}", "--rank", str(number), "--ranks", str(total)]
-    argv += ["--degrees", words, "--local", str(local), "--model", str(config.model)]
+    argv += ["--degrees", degrees_words(degrees), "--local", str(local), "--model", str(config.model)]
     argv += ["--seconds", str(config.rendezvous_seconds), "--parent", str(os.getpid())]
     argv += ["--report-fd", str(writing), "--log-format", log_format]
     process = await asyncio.create_subprocess_exec(

@@ -17,9 +17,8 @@ from slipway_engine.core import last_words
 from slipway_engine.errors import EngineError, GroupBroken
 from slipway_engine.logs import configure_logging
 from slipway_engine.parallel.follower import Follower
-from slipway_engine.parallel.leader import SECRET
 from slipway_engine.parallel.report import Report
-from slipway_engine.parallel.shard import Degrees
+from slipway_engine.parallel.terms import SECRET, degrees_of
 from slipway_engine.process.collector import settle
 from slipway_engine.process.orphan import die_with_parent
 from slipway_engine.termination import write_termination_log
@@ -35,7 +34,9 @@ def main(argv: list[str] | None = None) -> int:
     die_with_parent(arguments.parent)
     configure_logging(arguments.log_format)
     report = Report(arguments.report_fd)
-    follower = Follower(arguments.rank, _degrees(arguments.degrees), arguments.model, arguments.local, report)
+    follower = Follower(
+        arguments.rank, degrees_of(arguments.degrees), arguments.model, arguments.local, report
+    )
 
     def end(error: EngineError) -> None:
         _say(report, error)
@@ -63,12 +64,6 @@ def _say(report: Report, error: EngineError) -> None:
     report.failed(error.reason, str(error))
     if report.alone:
         write_termination_log(error.reason, str(error))
-
-
-def _degrees(words: str) -> Degrees:
-    """Parse what `leader.degrees_words` wrote."""
-    numbers = [int(word) for word in words.replace(",", " ").split() if word.isdigit()]
-    return Degrees(numbers[0], numbers[1], words.endswith("expert"))
 
 
 def _parse(argv: list[str] | None) -> argparse.Namespace:
