@@ -21,7 +21,7 @@ from slipway_engine.core.scheduler import Scheduled
 from slipway_engine.kv.plan import MemoryPlan, Needs
 from slipway_engine.loading.checkpoint import Checkpoint
 from slipway_engine.parallel import wire
-from slipway_engine.parallel.build import Blueprint
+from slipway_engine.parallel.build import Blueprint, memory_of
 from slipway_engine.parallel.leader import Leader
 from slipway_engine.parallel.shard import Degrees
 from slipway_engine.parallel.stage import Stage
@@ -55,7 +55,7 @@ class ParallelBackend:
 
     def memory(self, machine: Machine) -> Memory:
         """Gather the group; return the memory of the rank that has least. Ranks of a pod share its CPU's."""
-        own = self._own_memory(machine)
+        own = memory_of(self._blueprint.device, machine, self._local)
         self._leader.gather(own.limit, own.available)
         atexit.register(self.close)
         members = self._leader.members.values()
@@ -117,13 +117,6 @@ class ParallelBackend:
         atexit.unregister(self.close)
         self._leader.close()
         disconnect()
-
-    def _own_memory(self, machine: Machine) -> Memory:
-        if self._blueprint.device.type == "cuda":
-            available, limit = torch.cuda.mem_get_info(self._blueprint.device)
-            return Memory(limit - available, limit, available)
-        limit, available = machine.memory_limit(), machine.memory_available()
-        return Memory(machine.resident(), limit // self._local, available // self._local)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from slipway_engine.config import EngineConfig
+from slipway_engine.core.backend import Memory
 from slipway_engine.core.device import choose_device, choose_dtype, choose_kv_dtype
 from slipway_engine.core.machine import Machine
 from slipway_engine.core.torch_backend import TorchBackend
@@ -57,10 +58,8 @@ class Blueprint:
             )
         mode = config.quantization if config.quantization in ("int8", "int4") else "none"
         shards.check(checkpoint.config, degrees, block_unit(checkpoint, mode))
-        device = choose_device(config.device)
+        device = device_of(config, rank)
         dtype = choose_dtype(config.dtype, checkpoint.config.dtype, device, Machine())
-        if device.type == "cuda":
-            device = torch.device("cuda", rank % max(1, torch.cuda.device_count()))
         kv_dtype = choose_kv_dtype(config.kv_cache_dtype, dtype)
         shard = shards.shard_of(checkpoint.config, degrees, rank)
         return cls(checkpoint, shard, device, dtype, kv_dtype, mode)
@@ -129,6 +128,22 @@ class Blueprint:
     def _backend(self, view: ShardView) -> TorchBackend:
         model = OwnModel(view, self.device, self.dtype, self.mode)
         return TorchBackend(model, self.device, self.dtype, self.kv_dtype)
+
+
+def memory_of(device: torch.device, machine: Machine, local: int) -> Memory:
+    """Return a rank's memory: its GPU's, or an even share of what its pod's `local` ranks have on a CPU."""
+    if device.type == "cuda":
+        available, limit = torch.cuda.mem_get_info(device)
+        return Memory(limit - available, limit, available)
+    return Memory(machine.resident(), machine.memory_limit() // local, machine.memory_available() // local)
+
+
+def device_of(config: EngineConfig, rank: int) -> torch.device:
+    """Return a rank's device: on GPUs one of its pod's for itself."""
+    device = choose_device(config.device)
+    if device.type == "cuda":
+        return torch.device("cuda", rank % max(1, torch.cuda.device_count()))
+    return device
 
 
 def interface_towards(host: str) -> str:

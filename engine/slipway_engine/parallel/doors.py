@@ -29,10 +29,10 @@ class Member:
 
     rank: int
     place: str
-    limit: int
-    available: int
     steps: socket.socket
     beats: socket.socket | None = None
+    limit: int = 0
+    available: int = 0
 
 
 @dataclass(slots=True)
@@ -118,8 +118,9 @@ class Doors:
         sock, member = stranger.sock, self.members.get(hello.rank)
         if hello.beats and member is not None and member.beats is None:
             member.beats = sock
+            member.limit, member.available = hello.limit, hello.available
         elif not hello.beats and member is None:
-            self.members[hello.rank] = Member(hello.rank, stranger.place, hello.limit, hello.available, sock)
+            self.members[hello.rank] = Member(hello.rank, stranger.place, sock)
             sock.settimeout(_HELLO_SECONDS)
             sock.sendall(wire.write(self._welcome))
         else:

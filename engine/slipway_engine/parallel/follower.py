@@ -16,7 +16,7 @@ from slipway_engine.core.machine import Machine
 from slipway_engine.core.messages import Start, decode
 from slipway_engine.errors import EngineError, GroupBroken
 from slipway_engine.parallel import wire
-from slipway_engine.parallel.build import Blueprint
+from slipway_engine.parallel.build import Blueprint, device_of, memory_of
 from slipway_engine.parallel.pulse import BEAT_SECONDS, SILENT_SECONDS
 from slipway_engine.parallel.report import Report
 from slipway_engine.parallel.shard import Degrees
@@ -51,9 +51,7 @@ class Follower:
 
     def join(self, host: str, port: int, seconds: float, secret: str) -> None:
         """Find the leader, however late it starts, and be taken. Raises GroupBroken."""
-        machine = Machine()
-        memory = machine.memory_limit() // self._local, machine.memory_available() // self._local
-        hello = introduction(self._model, self._degrees, self._rank, memory, secret)
+        hello = introduction(self._model, self._degrees, self._rank, (0, 0), secret)
         deadline = time.monotonic() + seconds
         self._host = host
         self._frames = FrameBuffer()
@@ -61,11 +59,13 @@ class Follower:
         self._steps = _connect(host, port, deadline, seconds)
         self._steps.sendall(wire.write(hello))
         welcome = self._expect(wire.Welcome)
-        self._beats = _connect(host, port, deadline, seconds)
-        self._beats.sendall(wire.write(replace(hello, beats=True)))
         start = decode(welcome.start)
         assert isinstance(start, Start)
         self._config = replace(start.config, model=self._model)
+        memory = memory_of(device_of(self._config, self._rank), Machine(), self._local)
+        hello = replace(hello, beats=True, limit=memory.limit, available=memory.available)
+        self._beats = _connect(host, port, deadline, seconds)
+        self._beats.sendall(wire.write(hello))
         self._state = "loading"
         threading.Thread(target=self._keep, name="rank-pulse", daemon=True).start()
 

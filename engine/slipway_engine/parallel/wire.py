@@ -22,7 +22,7 @@ class Hello:
     """A rank introduces itself, once on the channel for steps and once on that for heartbeats.
 
     `version` names the engine's and torch's releases, `checksum` the model's files. `limit` and `available`
-    are bytes of the rank's device. `secret` is the group's, where it has one.
+    are bytes of the rank's device, told with the second. `secret` is the group's, where it has one.
     """
 
     protocol: int
