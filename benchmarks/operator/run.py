@@ -15,6 +15,7 @@ import asyncio
 import json
 import os
 import platform
+import sys
 import time
 import uuid
 from contextlib import AsyncExitStack
@@ -24,54 +25,29 @@ from typing import Any
 
 import aiohttp
 from benchmarks.operator.api import Seen, all_at_once, send, until
-from benchmarks.operator.process import IMAGE, Operator, operator, quantile, reconciles, requests, writes
+from benchmarks.operator.bare import model
+from benchmarks.operator.process import ROOT, Operator, operator, quantile, reconciles, requests, writes
 from e2e.fake_nodes import Nodes, connect
 
-from slipway_operator.kinds import DEPLOYMENT, PARENT, PER_REVISION, SINGLE, key_of
-from slipway_operator.plan import Installation, Plan, World, make_plan
+from slipway_operator.kinds import DEPLOYMENT, PARENT, PER_REVISION, SINGLE
 
 SINGLE_ONES = 20
+TELL_SECONDS = 10.0
 
 Figures = dict[str, Any]
 
 
-def model(namespace: str, number: int, lab: str) -> Figures:
-    """Return one LLMDeployment whose pod goes to a played node."""
-    pod = {
-        "nodeSelector": {"slipway.dev/fake": lab},
-        "tolerations": [{"key": "slipway.dev/fake", "operator": "Exists"}],
-        "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "16Mi"}},
-    }
-    return {
-        "apiVersion": PARENT.api_version,
-        "kind": PARENT.kind,
-        "metadata": {"name": f"m{number}", "namespace": namespace},
-        "spec": {"model": {"source": "file:///models/none.gguf"}, "podTemplate": pod},
-    }
-
-
-async def bare(session: aiohttp.ClientSession, namespace: str, count: int, lab: str) -> Figures:
-    """Write `count` objects and their children as a client that does nothing else."""
-
-    async def write(objects: list[tuple[str, Any]]) -> None:
-        for path, body in objects:
-            await send(session, "PATCH", f"{path}?fieldManager=bare", body, "application/apply-patch+yaml")
-
-    jobs = [_rendered(namespace, number, lab) for number in range(count)]
-    started = time.perf_counter()
-    await all_at_once([partial(write, objects) for objects in jobs])
-    return {"seconds": time.perf_counter() - started, "writes_per_object": len(jobs[0])}
-
-
-def _rendered(namespace: str, number: int, lab: str) -> list[tuple[str, Any]]:
-    parent = model(namespace, number, lab)
-    planned = {**parent, "metadata": {**parent["metadata"], "uid": str(uuid.uuid4())}}
-    plan = make_plan(World(planned), Installation(IMAGE), time.time())
-    assert isinstance(plan, Plan)
-    for _, child in plan.children:
-        child["metadata"].pop("ownerReferences")
-    objects = [(PARENT, parent), *plan.children]
-    return [(kind.path(namespace, key_of(obj).name), obj) for kind, obj in objects]
+async def bare(namespace: str, count: int, lab: str) -> Figures:
+    """Write `count` objects and their children by a process that does nothing else."""
+    words = ["--namespace", namespace, "--objects", str(count), "--lab", lab]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.operator.bare", *words, cwd=ROOT, stdout=asyncio.subprocess.PIPE
+    )
+    said, _ = await process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"the bare client ended with status {process.returncode}; its words are above")
+    figures: Figures = json.loads(said)
+    return figures
 
 
 async def burst(
@@ -95,7 +71,12 @@ async def burst(
     started = time.perf_counter()
     await all_at_once([partial(create, number) for number in range(amount)])
     figures: Figures = {"memory_mib_before": memory, "created_seconds": time.perf_counter() - started}
+    telling = asyncio.create_task(_tell(seen, amount))
     figures["reconciled_seconds"] = await seen.have(seen.reconciled, amount) - started
+    telling.cancel()
+    came = sorted(at - started for at in seen.reconciled.values())
+    fifth = max(1, amount // 5)
+    figures["reconciled_after_seconds"] = {n: came[n - 1] for n in range(fifth, amount + 1, fifth)}
     figures["cpu_seconds_reconciled"] = ran.spent()[0] - cpu
     for kind in (*SINGLE, *PER_REVISION):
         listed = (await send(session, "GET", f"{kind.path(namespace)}?limit=1"))["metadata"]
@@ -117,6 +98,15 @@ async def burst(
     figures["cpu_seconds"] = ran.spent()[0] - cpu
     figures["memory_mib"] = ran.spent()[1]
     return figures
+
+
+async def _tell(seen: Seen, amount: int) -> None:
+    """Say every now and then how far it has come."""
+    started = time.perf_counter()
+    while True:
+        await asyncio.sleep(TELL_SECONDS)
+        took = time.perf_counter() - started
+        print(f"{len(seen.reconciled)} of {amount} reconciled after {took:.0f} s", file=sys.stderr)
 
 
 def spread(values: list[float]) -> Figures:
@@ -214,8 +204,8 @@ async def measure(session: aiohttp.ClientSession, given: argparse.Namespace) -> 
     try:
         figures = {"objects": amount, **await _machine(session)}
         figures |= await operated(session, spaces[0], amount, lab, given)
-        figures["bare"] = await bare(session, spaces[1], min(amount, given.bare), lab)
-        each = figures["bare"]["seconds"] / min(amount, given.bare)
+        figures["bare"] = await bare(spaces[1], min(amount, given.bare), lab)
+        each = figures["bare"]["seconds"] / figures["bare"]["objects"]
         figures["times_a_bare_client"] = figures["burst"]["reconciled_seconds"] / amount / each
         return figures
     finally:
