@@ -36,8 +36,9 @@ lock: venv ## Resolve the locks again from pyproject.toml
 	  compile --extra $$room $$([ $$room = engine ] && echo --extra tracing) -c tests/requirements.lock -o $$room/requirements.lock
 	done
 
-generate: venv ## Write the CRD, the chart's copy and the API reference from api/
+generate: venv ## Write the CRD, the chart's copies, rules, dashboards and the API reference
 	@$(PY) crds/generate.py
+	$(PY) -m charts.generate
 
 format: venv ## Format the code
 	@$(VENV)/bin/ruff check -q --fix . ; $(VENV)/bin/ruff format -q .
@@ -48,6 +49,7 @@ lint: venv ## Style, types, layers, generated files
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(PY) crds/generate.py --check
+	$(PY) -m charts.generate --check
 
 test: venv ## Run the tests that need no cluster (minutes)
 	@started=$$SECONDS
