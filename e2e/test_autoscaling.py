@@ -16,6 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from e2e import monitoring
+
 ROOT = Path(__file__).resolve().parent.parent
 CHART = ROOT / "charts" / "slipway"
 NAME = "elastic"
@@ -183,6 +185,53 @@ def test_to_zero_and_woken_by_a_request_through_the_gateway(
     assert "Woken" in {event["reason"] for event in events(kube, namespace)}
 
 
+@pytest.fixture(scope="module")
+def external_metrics(kube, images):
+    """A Prometheus, and its values as external metrics: one that always asks for two replicas."""
+    monitoring.install(kube, images["gateway"]["ref"], {"constant": "vector(8)"})
+    yield
+    monitoring.uninstall(kube)
+
+
+def hpa(namespace):
+    """An HPA on the object's scale subresource that wants two replicas at 4 each."""
+    metric = {"name": "constant", "selector": {"matchLabels": {"deployment": NAME}}}
+    target = {"type": "AverageValue", "averageValue": "4"}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": NAME, "namespace": namespace},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "slipway.dev/v1alpha1", "kind": "LLMDeployment", "name": NAME},
+            "minReplicas": 1,
+            "maxReplicas": 2,
+            "metrics": [{"type": "External", "external": {"metric": metric, "target": target}}],
+        },
+    }
+
+
+def test_an_hpa_in_place_of_ours_drives_the_object_and_beside_ours_it_is_named(
+    kube, elastic, external_metrics, namespace, wait_for
+):
+    patch = {"spec": {"autoscaling": None, "replicas": 1}}
+    kube("patch", "-n", namespace, f"llmdep/{NAME}", "--type=merge", "-p", json.dumps(patch))
+    wait_for("one replica", lambda: replicas(kube, namespace) == 1, 60)
+    kube.apply(hpa(namespace))
+    try:
+        wait_for("two replicas, by the HPA", lambda: replicas(kube, namespace) == 2, 120)
+        wait_for("no word of ours", lambda: condition(kube, namespace, "ConflictingScaler") is None, 30)
+        assert "autoscaling" not in status(kube, namespace)
+        assert written_by(kube, namespace) == {"kube-controller-manager"}
+        patch = {"spec": {"autoscaling": {"maxReplicas": 2}}}
+        kube("patch", "-n", namespace, f"llmdep/{NAME}", "--type=merge", "-p", json.dumps(patch))
+        told = wait_for("the conflict", lambda: condition(kube, namespace, "ConflictingScaler"), 120)
+        assert "kube-controller-manager" in told["message"]
+        assert "delete one of the two autoscalers" in told["message"]
+        assert written_by(kube, namespace) == {"kube-controller-manager"}  # ours never wrote the field
+    finally:
+        kube("delete", "hpa", "-n", namespace, NAME, "--ignore-not-found")
+
+
 def test_without_autoscaling_the_scale_subresource_decides(kube, elastic, namespace, wait_for):
     patch = {"spec": {"autoscaling": None, "replicas": 1}}
     kube("patch", "-n", namespace, f"llmdep/{NAME}", "--type=merge", "-p", json.dumps(patch))
@@ -197,6 +246,13 @@ def ask(port, model):
     request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=240) as response:
         return json.load(response)
+
+
+def written_by(kube, namespace):
+    """Return who wrote spec.replicas through the scale subresource."""
+    found = kube("get", "llmdep", NAME, "-n", namespace, "--show-managed-fields", json=True)["metadata"]
+    entries = [entry for entry in found["managedFields"] if entry.get("subresource") == "scale"]
+    return {entry["manager"] for entry in entries if "f:replicas" in entry["fieldsV1"].get("f:spec", {})}
 
 
 def status(kube, namespace):
