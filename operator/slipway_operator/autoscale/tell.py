@@ -73,6 +73,13 @@ def active(decision: Decision, bounds: Bounds, problems: Sequence[str], notes: S
             return "True", Reason.VALID_METRIC_FOUND, _joined("The load decides on the replicas.", said)
 
 
+def silent(load: Load) -> tuple[str, ...]:
+    """Return what to say of ready pods whose last sample is too old, where nothing else was said of them."""
+    if not load.silent or load.blind:
+        return ()
+    return (f"{load.silent} of {load.ready} ready pods do not report",)
+
+
 def conflict(parent: Object, children: Sequence[Object]) -> str:
     """Return who else scales the object, or one of its Deployments; empty where nobody does."""
     for obj in (parent, *children):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import socket
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -28,7 +29,9 @@ from slipway_operator.reconcile import Reconciler
 from slipway_operator.relist import Relister
 from slipway_operator.scaling.counters import Counters
 from slipway_operator.scaling.loop import NO_GATEWAY, Autoscaler
+from slipway_operator.signals.connection import Connection
 from slipway_operator.signals.holds import GatewayHolds
+from slipway_operator.signals.prometheus import Prometheus
 from slipway_operator.signals.source import Asked, Seen
 from slipway_operator.store import Store
 from slipway_operator.worker import work
@@ -52,6 +55,8 @@ class Engines:
     fresh_for: float = 30.0
     asked: list[Asked] = field(default_factory=list)
     history: tuple[PodLoad, ...] = ()
+    age: dict[str, float] = field(default_factory=dict)
+    """How old a pod's newest sample is, in seconds."""
     past_asked: int = 0
 
     async def look(self, asked: Asked, now: float) -> Seen:
@@ -60,7 +65,8 @@ class Engines:
         for pod in asked.pods:
             running = self.running.get(key_of(pod).name, 0.0)
             if running is not None:
-                loads.append(PodLoad(key_of(pod).name, now, running, self.waiting))
+                name = key_of(pod).name
+                loads.append(PodLoad(name, now - self.age.get(name, 0.0), running, self.waiting))
         return Seen(tuple(loads), values=self.values, problems=self.problems)
 
     async def past(self, asked: Asked, now: float) -> tuple[PodLoad, ...]:
@@ -330,6 +336,86 @@ async def test_silence_takes_nothing_away_and_is_told(cluster):
     await cluster.look(600)
     assert cluster.replicas == 3  # one is silent still
     assert cluster.active()["reason"] == "ValidMetricFound"
+
+
+async def busy(cluster) -> None:
+    """Three replicas with more than 80 % of the requests that they bear, so that there are four."""
+    cluster.create(autoscaling={"maxReplicas": 6, "behavior": FAST}, engine={"maxNumSeqs": 4})
+    await cluster.settle()
+    cluster.autoscaler._states[KEY].desired = 3
+    await cluster.settle()
+    cluster.engines.running = dict.fromkeys(("p0", "p1", "p2"), 3.5)
+    await cluster.look(300)
+    assert cluster.replicas == 4  # 10.5 / (80 % of 4)
+
+
+async def test_a_prometheus_that_is_down_for_ten_minutes_moves_nothing_and_is_told(cluster):
+    await busy(cluster)
+    events = len(cluster.events)
+    with socket.socket() as free:  # bound and not listening: every connection is refused
+        free.bind(("127.0.0.1", 0))
+        down = Prometheus(Connection(f"http://127.0.0.1:{free.getsockname()[1]}"))
+        cluster.autoscaler._source = down
+        await cluster.look(600)
+        await down.close()
+    assert cluster.replicas == 4
+    condition = cluster.active()
+    assert (condition["status"], condition["reason"]) == ("False", "FailedGetExternalMetric")
+    assert "Prometheus: it does not answer" in condition["message"]
+    assert "nothing is changed" in condition["message"]
+    assert [reason for reason, _ in cluster.events[events:]] == ["FailedGetExternalMetric"]  # once
+    cluster.autoscaler._source = cluster.engines
+    await cluster.look(600)
+    assert cluster.replicas == 4
+    assert cluster.active()["reason"] == "ValidMetricFound"
+    assert len(cluster.events) == events + 1
+
+
+async def test_an_operator_that_begins_in_an_outage_keeps_what_is_there(cluster):
+    await busy(cluster)
+    cluster.engines.running = dict.fromkeys(("p0", "p1", "p2", "p3"), None)
+    cluster.engines.problems = ("Prometheus: it does not answer",)
+    cluster.restart()
+    await cluster.reconcile()
+    await cluster.look(600)
+    assert cluster.replicas == 4
+    assert cluster.active()["status"] == "False"
+
+
+async def test_samples_that_are_all_stale_move_nothing_and_are_told(cluster):
+    await busy(cluster)
+    events = len(cluster.events)
+    cluster.engines.running = dict.fromkeys(("p0", "p1", "p2", "p3"), 0.0)
+    cluster.engines.age = dict.fromkeys(("p0", "p1", "p2", "p3"), 45.0)
+    await cluster.look(600)
+    assert cluster.replicas == 4
+    condition = cluster.active()
+    assert (condition["status"], condition["reason"]) == ("False", "FailedGetPodsMetric")
+    assert "No pod reports; nothing is changed." in condition["message"]
+    assert len(cluster.events) == events + 1
+
+
+async def test_one_pod_whose_samples_are_stale_takes_nothing_away_and_is_told(cluster):
+    await busy(cluster)
+    cluster.engines.running = dict.fromkeys(("p0", "p1", "p2", "p3"), 0.0)
+    cluster.engines.age = {"p2": 45.0}
+    await cluster.look(600)
+    assert cluster.replicas == 4
+    condition = cluster.active()
+    assert condition["status"] == "True"
+    assert "1 of 4 ready pods do not report; no replica is taken away" in condition["message"]
+    cluster.engines.age = {}
+    await cluster.look(600)
+    assert cluster.replicas == 1
+    assert "do not report" not in cluster.active()["message"]
+
+
+async def test_an_operator_whose_clock_jumps_takes_nothing_away(cluster):
+    await busy(cluster)
+    for jump in (86_400.0, -172_800.0):
+        cluster.now += jump
+        await cluster.look(100)
+        assert cluster.replicas == 4
 
 
 async def test_the_fallback_holds_where_nobody_reports(cluster):
