@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -19,6 +18,8 @@ from typing import Any
 
 import pytest
 import yaml
+from e2e.cluster.errors import ClusterError
+from e2e.prometheus import program
 
 from slipway_operator.kinds import Key
 from slipway_operator.plan.profiles import SLIPWAY
@@ -29,10 +30,6 @@ from slipway_operator.simulate.main import main as simulate
 from slipway_operator.simulate.recorded import queries, record, series_of, step_of
 from slipway_operator.simulate.trace import TraceError
 
-FOUND = (shutil.which("prometheus"), shutil.which("promtool"))
-real = pytest.mark.skipif(
-    not all(FOUND), reason="prometheus and promtool are not on the PATH (apt-get install prometheus)"
-)
 LEARNED = {
     "replica": "30",
     "boundedBy": "x",
@@ -169,6 +166,10 @@ class Kept:
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     """A real Prometheus with three hours of one deployment: 0.5 requests a second, 2 in the second hour."""
+    try:
+        server_program, tool = program("prometheus"), program("promtool")
+    except ClusterError as error:
+        pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("prometheus")
     end = time.time() // 60 * 60 - 3600
     begin = end - 3 * 3600
@@ -176,7 +177,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     (folder / "past.txt").write_text("\n".join(lines) + "\n# EOF\n")
     (folder / "prometheus.yml").write_text("global: {}\n")
     made = subprocess.run(
-        [str(FOUND[1]), "tsdb", "create-blocks-from", "openmetrics", "past.txt", "data"],
+        [str(tool), "tsdb", "create-blocks-from", "openmetrics", "past.txt", "data"],
         cwd=folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
@@ -184,7 +185,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     server = subprocess.Popen(
-        [str(FOUND[0]), "--config.file=prometheus.yml", "--storage.tsdb.path=data",
+        [str(server_program), "--config.file=prometheus.yml", "--storage.tsdb.path=data",
          f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"], cwd=folder,
     )  # fmt: skip
     url = f"http://127.0.0.1:{port}"
@@ -224,7 +225,6 @@ def openmetrics(begin: float, end: float) -> list[str]:
     return [line for of_it in values.values() for line in of_it]
 
 
-@real
 def test_a_real_prometheus_gives_the_traffic_back(kept: Kept) -> None:
     found = gather(by_url(kept.url), SLIPWAY.metrics, Key("team", "chat"), kept.begin, kept.end, seed=1)
     counts = [sum(3600 * i <= one.at < 3600 * (i + 1) for one in found.arrivals) for i in range(3)]
@@ -237,7 +237,6 @@ def test_a_real_prometheus_gives_the_traffic_back(kept: Kept) -> None:
         gather(by_url(kept.url), SLIPWAY.metrics, Key("team", "other"), kept.begin, kept.end, seed=1)
 
 
-@real
 def test_slipway_simulate_plays_ones_own_prometheus(
     kept: Kept, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,7 +252,6 @@ def test_slipway_simulate_plays_ones_own_prometheus(
     assert simulate(["--prometheus", kept.url]) == 2
 
 
-@real
 def test_an_edit_is_replayed_through_the_api_server(
     kept: Kept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
