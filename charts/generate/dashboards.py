@@ -44,7 +44,7 @@ def _fleet() -> list[Panel]:
         Panel("Stalled", ((f"sum({stalled})", "stalled"),), kind="stat"),
         Panel(
             "Accelerators asked for",
-            ((f"sum(slipway_llmdeployment_accelerators{{{_MANY}}})", "accelerators"),),
+            ((f"sum(slipway_llmdeployment_accelerators{{{_MANY}}}) or vector(0)", "accelerators"),),
             kind="stat",
         ),
         Panel("Reasons of Ready", ((f"count by (reason) ({ready})", "{{reason}}"),)),
@@ -212,7 +212,9 @@ def _autoscaling() -> list[Panel]:
         ),
         Panel("What one replica bears", ((_sum("slipway_autoscaler_replica_capacity", _AUTO), "requests"),)),
         Panel("Pods without a fresh sample", ((_sum("slipway_autoscaler_silent_pods", _AUTO), "pods"),)),
-        Panel("Held at the gateways", ((_sum("slipway_gateway_held_requests"), "requests"),)),
+        Panel(
+            "Held at the gateways", ((f"{_sum('slipway_gateway_held_requests')} or vector(0)", "requests"),)
+        ),
         Panel(
             "Condition AutoscalingActive",
             (

@@ -206,8 +206,12 @@ def _gateway() -> list[Rule]:
     )
     name = "{{ $labels.namespace }}/{{ $labels.deployment }}"
     return [
-        _record("deployment:slipway_gateway_errors:ratio_rate5m", f"{errors} / ({every} > 0)"),
-        _record("deployment:slipway_gateway_throttled:ratio_rate5m", f"{limited} / ({every} > 0)"),
+        _record(
+            "deployment:slipway_gateway_errors:ratio_rate5m", f"({errors} or 0 * {every}) / ({every} > 0)"
+        ),
+        _record(
+            "deployment:slipway_gateway_throttled:ratio_rate5m", f"({limited} or 0 * {every}) / ({every} > 0)"
+        ),
         _alert(
             "SlipwayGatewayErrors",
             "deployment:slipway_gateway_errors:ratio_rate5m > 0.05",
