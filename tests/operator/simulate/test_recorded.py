@@ -21,10 +21,14 @@ import yaml
 from e2e.cluster.errors import ClusterError
 from e2e.prometheus import program
 
+from slipway_operator.autoscale.capacity import Learned, capacity, learn
 from slipway_operator.kinds import Key
 from slipway_operator.plan.profiles import SLIPWAY
 from slipway_operator.plugin.installation import prometheus_of
 from slipway_operator.plugin.main import main as plugin
+from slipway_operator.signals.connection import Connection
+from slipway_operator.signals.prometheus import Prometheus
+from slipway_operator.signals.source import Asked
 from slipway_operator.simulate.history import by_url, gather, service_path
 from slipway_operator.simulate.main import main as simulate
 from slipway_operator.simulate.recorded import queries, record, series_of, step_of
@@ -171,7 +175,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
     except ClusterError as error:
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("prometheus")
-    end = time.time() // 60 * 60 - 3600
+    end = time.time() // 60 * 60 - 600
     begin = end - 3 * 3600
     lines = openmetrics(begin, end)
     (folder / "past.txt").write_text("\n".join(lines) + "\n# EOF\n")
@@ -206,18 +210,21 @@ def openmetrics(begin: float, end: float) -> list[str]:
     """Return samples every 15 s of two pods of the deployment, and of one of another of a like name."""
     pods = ("chat-0123456789-abc-x1", "chat-0123456789-abc-x2", "chat-large-0123456789-abc-x3")
     values: dict[str, list[str]] = {}
-    ended = prompt = answer = 0.0
+    ended = prompt = answer = tokens = waited = 0.0
     for at in range(int(begin), int(end), 15):
         rate = 2.0 if begin + 3600 <= at < begin + 7200 else 0.5
         ended, prompt, answer = ended + 15 * rate / 2, prompt + 15 * rate * 400, answer + 15 * rate * 50
+        tokens, waited = tokens + 15 * rate * 50, waited + 15 * rate * 50 * (0.02 + 0.005 * 3 * rate)
         if at - begin == 5400:  # both engines began anew
-            ended = prompt = answer = 0.0
+            ended = prompt = answer = tokens = waited = 0.0
         for name, value in (
             ("slipway:num_requests_running", rate * 3),
             ("slipway:num_requests_waiting", 0.0),
             ("slipway:e2e_request_latency_seconds_count", ended),
             ("slipway:prompt_tokens_total", prompt),
             ("slipway:generation_tokens_total", answer),
+            ("slipway:inter_token_latency_seconds_count", tokens),
+            ("slipway:inter_token_latency_seconds_sum", waited),
         ):
             for pod in pods:
                 labels = f'{{namespace="team",pod="{pod}"}}'
@@ -286,3 +293,24 @@ def test_an_edit_is_replayed_through_the_api_server(
     assert plot.stat().st_size > 1000
     assert plugin(["simulate", "-n", "team", "-f", str(edited), "--since", "1m"]) == 1
     assert "knows no request" in capsys.readouterr().err
+
+
+async def test_an_operator_without_a_status_learns_from_a_real_prometheus(kept: Kept) -> None:
+    """Of the last two hours: six requests in a pod, then one and a half, and a restart before."""
+    pods = [
+        {"metadata": {"name": f"chat-0123456789-abc-{end}", "namespace": "team", "uid": end}, "status": {}}
+        for end in ("x1", "x2")
+    ]
+    source = Prometheus(Connection(kept.url))
+    try:
+        asked = Asked(Key("team", "chat"), pods, SLIPWAY.metrics, 8000, "/metrics")
+        past = await source.past(asked, time.time())
+    finally:
+        await source.close()
+    learned = Learned()
+    for load in past:
+        learned = learn(learned, [load], load.at)
+    line = learned.line()
+    assert len(past) > 600
+    assert line == pytest.approx((0.02, 0.005), rel=0.05)
+    assert capacity(learned, 64, 0.15)[0] == pytest.approx((0.9 * 0.15 - 0.02) / 0.005, rel=0.05)
