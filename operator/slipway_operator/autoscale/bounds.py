@@ -11,7 +11,7 @@ from slipway_api.v1alpha1 import AutoscalingSpec, ScalingMetric, ScalingRules, S
 from slipway_operator import cron
 from slipway_operator.autoscale.behavior import Rate, Speed
 from slipway_operator.autoscale.needs import Metric
-from slipway_operator.autoscale.policy import DOWN, DOWN_AFTER_UP, UP, Bounds
+from slipway_operator.autoscale.terms import DOWN, DOWN_AFTER_UP, UP, Bounds
 from slipway_operator.explain.pods import condition_of
 from slipway_operator.kinds import Object
 

@@ -13,7 +13,7 @@ from slipway_api.conditions import Reason
 from slipway_api.v1alpha1 import DecisionStatus, SignalStatus
 from slipway_operator.autoscale.load import Load
 from slipway_operator.autoscale.needs import in_flight
-from slipway_operator.autoscale.policy import MAX_REPLICAS, Bounds, Decision, Why
+from slipway_operator.autoscale.terms import MAX_REPLICAS, Bounds, Decision, Why
 from slipway_operator.kinds import Object
 from slipway_operator.moments import text_of
 

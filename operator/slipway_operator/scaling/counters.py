@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from slipway_operator.autoscale.load import Load
 from slipway_operator.autoscale.needs import in_flight
-from slipway_operator.autoscale.policy import Decision
+from slipway_operator.autoscale.terms import Decision
 from slipway_operator.kinds import Key
 
 _OBJECT = ("namespace", "name")

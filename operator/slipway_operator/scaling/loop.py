@@ -16,8 +16,9 @@ from slipway_operator.autoscale import kept, tell
 from slipway_operator.autoscale.bounds import bounds_of, capped, least_of, query_name
 from slipway_operator.autoscale.capacity import capacity
 from slipway_operator.autoscale.load import Load
-from slipway_operator.autoscale.policy import PERIOD, Bounds, Decision, decide
+from slipway_operator.autoscale.policy import decide
 from slipway_operator.autoscale.replicas import COST, FIRST_TO_GO, rolling, to_go
+from slipway_operator.autoscale.terms import PERIOD, Bounds, Decision
 from slipway_operator.errors import UNFORESEEN, OperatorError
 from slipway_operator.explain.pods import is_leaving, is_ready
 from slipway_operator.kinds import DEPLOYMENT, PARENT, POD, Key, Kind, Object, controller_of, key_of, uid_of

@@ -21,9 +21,9 @@ from slipway_api.v1alpha1 import (
 from slipway_operator.autoscale import kept
 from slipway_operator.autoscale.capacity import learn
 from slipway_operator.autoscale.load import Load, PodLoad
-from slipway_operator.autoscale.policy import Decision, Memory
 from slipway_operator.autoscale.replicas import first_count, start_seconds
 from slipway_operator.autoscale.tell import PARKED, Told, Voice, decided, recalled, signals
+from slipway_operator.autoscale.terms import Decision, Memory
 from slipway_operator.explain.pods import is_leaving
 from slipway_operator.kinds import Object, uid_of
 from slipway_operator.plan.profiles import Profile

@@ -14,7 +14,7 @@ from typing import Final
 from rich.console import Console
 from rich.progress import Progress
 
-from slipway_operator.autoscale.policy import Bounds
+from slipway_operator.autoscale.terms import Bounds
 from slipway_operator.simulate import policies
 from slipway_operator.simulate.flags import positive, replica_flags
 from slipway_operator.simulate.history import by_url, gather

@@ -13,7 +13,8 @@ from typing import Final
 
 from slipway_operator.autoscale.load import Load
 from slipway_operator.autoscale.needs import in_flight
-from slipway_operator.autoscale.policy import PERIOD, Bounds, Decision, Memory, decide
+from slipway_operator.autoscale.policy import decide
+from slipway_operator.autoscale.terms import PERIOD, Bounds, Decision, Memory
 
 TOLERANCE: Final = 0.1
 

@@ -18,7 +18,7 @@ from slipway_api import names
 from slipway_api.v1alpha1 import LLMDeploymentSpec
 from slipway_operator.autoscale import kept
 from slipway_operator.autoscale.bounds import bounds_of
-from slipway_operator.autoscale.policy import Bounds
+from slipway_operator.autoscale.terms import Bounds
 from slipway_operator.kinds import Key
 from slipway_operator.plan.profiles import PROFILES, custom_profile
 from slipway_operator.simulate.policies import Ours, Static

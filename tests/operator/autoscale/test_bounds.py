@@ -13,7 +13,8 @@ from slipway_operator import cron
 from slipway_operator.autoscale.behavior import Rate, Speed, least, most, noted
 from slipway_operator.autoscale.bounds import bounds_of, capped
 from slipway_operator.autoscale.load import Load, PodLoad
-from slipway_operator.autoscale.policy import DOWN, UP, Memory, Why, decide
+from slipway_operator.autoscale.policy import decide
+from slipway_operator.autoscale.terms import DOWN, UP, Memory, Why
 
 
 def moment(text: str) -> float:

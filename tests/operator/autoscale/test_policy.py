@@ -12,7 +12,8 @@ from slipway_operator.autoscale.capacity import Learned, capacity, learn
 from slipway_operator.autoscale.demand import Moment, growth, settled, traffic
 from slipway_operator.autoscale.load import Load, PodLoad
 from slipway_operator.autoscale.needs import Metric, Need
-from slipway_operator.autoscale.policy import Bounds, Decision, Memory, Why, _counted, decide
+from slipway_operator.autoscale.policy import counted, decide
+from slipway_operator.autoscale.terms import Bounds, Decision, Memory, Why
 
 BOUNDS = Bounds(minimum=1, maximum=8, max_num_seqs=10)
 
@@ -155,8 +156,8 @@ def test_growth_is_followed_for_as_long_as_a_start_takes_and_spares_do_not_add_t
     assert 0 < near.soon - near.now < far.soon - far.now
     assert traffic(ramp[:4], 120) is None  # too short to tell
     text = "x"
-    assert _counted(Need(2.0, 2.0, text, soon=2.5), 2) == 4
-    assert _counted(Need(2.0, 2.0, text, soon=5.5), 2) == 6
+    assert counted(Need(2.0, 2.0, text, soon=2.5), 2) == 4
+    assert counted(Need(2.0, 2.0, text, soon=5.5), 2) == 6
 
 
 def test_a_peak_of_the_last_hour_still_fits_and_is_then_forgotten() -> None:

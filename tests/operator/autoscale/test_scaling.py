@@ -16,8 +16,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from slipway_operator.autoscale.capacity import learn
 from slipway_operator.autoscale.load import PodLoad
-from slipway_operator.autoscale.policy import DOWN
 from slipway_operator.autoscale.replicas import COST
+from slipway_operator.autoscale.terms import DOWN
 from slipway_operator.caches import Caches
 from slipway_operator.errors import Retryable
 from slipway_operator.freshness import Freshness

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slipway_operator.autoscale.policy import Bounds
+from slipway_operator.autoscale.terms import Bounds
 from slipway_operator.simulate import policies
 from slipway_operator.simulate.main import main
 from slipway_operator.simulate.plot import buckets, sparkline, svg
