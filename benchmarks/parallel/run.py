@@ -42,27 +42,33 @@ def main() -> int:
     )
     parser.add_argument("what", choices=("traffic", "bubbles", "overhead", "one"))
     parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), help="of the traffic, one layout alone")
     parser.add_argument("--engine", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.what == "one":
         print(json.dumps(one(**arguments.engine)))
         return 0
     with tempfile.TemporaryDirectory() as directory:
-        {"traffic": traffic, "bubbles": bubbles, "overhead": overhead}[arguments.what](
-            Path(directory), arguments.steps
-        )
+        if arguments.what == "traffic":
+            traffic(Path(directory), arguments.steps, arguments.layout)
+        else:
+            {"bubbles": bubbles, "overhead": overhead}[arguments.what](Path(directory), arguments.steps)
     return 0
 
 
-def traffic(directory: Path, steps: int) -> None:
+def traffic(directory: Path, steps: int, only: str | None) -> None:
     """Print, a generated token: calls and bytes of rank 0, bytes on the wire of all ranks, and theory."""
-    models = {False: model(directory / "dense"), True: model(directory / "experts", experts=True)}
+    models = {False: directory / "dense", True: directory / "experts"}
+    for experts, path in models.items():
+        model(path, experts=experts)
     print(
         "| layout | calls a step, rank 0 | theory | bytes a token handed over, rank 0 | theory "
         "| bytes a token on the wire, all ranks | theory | of steps told |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, (tensor, pipeline, expert) in LAYOUTS.items():
+        if only not in (None, name):
+            continue
         found = engine(
             directory=str(models[expert]), tensor=tensor, pipeline=pipeline, expert=expert,
             steps=steps, microbatches=1, threads=1, isolated=True,
