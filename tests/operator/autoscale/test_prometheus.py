@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +184,41 @@ async def test_an_answer_that_is_none_leaves_everything_unknown_and_is_told(serv
     assert seen.values == {"metrics[0]": None}
     assert said in seen.problems[0]
     assert Load(NOW, 1, 1, seen.pods).blind
+
+
+def certify(folder: Path) -> None:
+    """Make a certificate for 127.0.0.1 that vouches for itself."""
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=prometheus"
+    words += " -addext subjectAltName=IP:127.0.0.1 -keyout key.pem -out ca.pem"
+    subprocess.run(["openssl", *words.split()], cwd=folder, check=True, capture_output=True)
+
+
+async def test_over_tls_only_who_is_vouched_for_gets_the_token(server, tmp_path):
+    certify(tmp_path)
+    offered = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    offered.load_cert_chain(tmp_path / "ca.pem", tmp_path / "key.pem")
+    (tmp_path / "token").write_text("secret")
+    application = web.Application()
+    application.router.add_post("/api/v1/query", server.query)
+    report(server, "a", 7)
+    running = TestServer(application, scheme="https")
+    await running.start_server(ssl=offered)
+    try:
+        url = f"https://127.0.0.1:{running.port}"
+        for ca, good, said in (
+            (tmp_path / "ca.pem", True, ""),
+            (None, False, "certificate"),
+            (tmp_path / "none.pem", False, "FileNotFoundError"),
+        ):
+            server.asked.clear()
+            source = Prometheus(Connection(url, ca_file=ca, token_file=tmp_path / "token"))
+            seen = await source.look(asked("a"), NOW)
+            await source.close()
+            assert bool(seen.pods) == good == bool(server.asked)
+            assert all(headers["Authorization"] == "Bearer secret" for _, headers in server.asked)
+            assert said in " ".join(seen.problems)
+    finally:
+        await running.close()
 
 
 async def test_an_outage_is_told(unused_port):
