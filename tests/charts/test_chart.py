@@ -324,8 +324,8 @@ class TestRights:
 
     def test_users_get_theirs_by_aggregation(self, render: Render) -> None:
         roles = {role["metadata"]["name"]: role for role in of_kind(render(), "ClusterRole")}
-        assert set(roles) == {"slipway-operator", "slipway-operator-view", "slipway-operator-edit"}
-        view = granted(roles["slipway-operator-view"]["rules"])
+        assert set(roles) == {"slipway-operator", "slipway-viewer", "slipway-editor"}
+        view = granted(roles["slipway-viewer"]["rules"])
         assert set().union(*view.values()) == {"get", "list", "watch"}
         none = render('rbac={"aggregate":false}')
         assert [role["metadata"]["name"] for role in of_kind(none, "ClusterRole")] == ["slipway-operator"]
