@@ -91,7 +91,7 @@ async def started(log):
             stderr=errors,
         )
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(100):
             yield
             process.terminate()
             assert await process.wait() == 0, log.read_text()
