@@ -41,6 +41,10 @@ BACKLOG = 1024
 CLOSE_SECONDS = 2.0
 GOODBYE_SECONDS = 1.0
 """Of the time to drain, kept for telling those who still wait."""
+GARBAGE = (10_000, 20, 50)
+"""How many new objects bring on a search for garbage in cycles, and every how many a longer one. Streams that
+begin are many objects and no garbage: with Python's own 700, 10, 10 they are looked through again and again,
+and everybody's next event waits for it (`benchmarks/gateway`)."""
 
 
 class Gateway:
@@ -194,6 +198,7 @@ class Gateway:
         # What was imported lives as long as the process: looking through it again and again delays streams.
         gc.collect()
         gc.freeze()
+        gc.set_threshold(*GARBAGE)
         await stopped.wait()
         draining = asyncio.create_task(self.drain())
         hurry = asyncio.create_task(hurried.wait())
