@@ -61,7 +61,10 @@ def test_a_wrong_object_is_refused_with_a_sentence(kube, operator, namespace, wr
     assert kube.get("llmdep", wrong["metadata"]["name"], namespace) is None
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").rglob("*.yaml")), ids=lambda path: path.stem)
+EXAMPLES = sorted(path for folder in ("", "reserved") for path in (ROOT / "examples" / folder).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_every_example_is_accepted(kube, operator, namespace, example):
     assert "created" in kube("apply", "-n", namespace, "--dry-run=server", "-f", str(example))
 

@@ -11,7 +11,8 @@ import yaml
 from slipway_api.v1alpha1 import LLMClass, LLMDeployment, LLMDeploymentSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = sorted((ROOT / "examples").rglob("*.yaml"))
+# Other folders hold objects of other programs (Argo CD, Flux, Kubernetes itself).
+FILES = sorted(path for folder in ("", "reserved") for path in (ROOT / "examples" / folder).glob("*.yaml"))
 KINDS: dict[str, Any] = {"LLMDeployment": LLMDeployment, "LLMClass": LLMClass}
 
 
