@@ -102,6 +102,9 @@ class Seen:
         while True:
             async with self._session.get(path, headers={"Accept": accept.format("List")}) as answer:
                 listed = await answer.json()
+            if answer.status != 200:
+                await asyncio.sleep(1)
+                continue
             for obj in listed["items"] or ():
                 yield obj
             version = listed["metadata"]["resourceVersion"]
