@@ -248,7 +248,7 @@ def test_a_model_out_of_a_registry_serves(kube, namespace, stores, apply):
     ("scheme", "path", "wrong", "reason", "says"),
     [
         ("s3", "", "AWS_SECRET_ACCESS_KEY", "ModelAccessDenied", "SignatureDoesNotMatch"),
-        ("s3", "", "AWS_ACCESS_KEY_ID", "ModelAccessDenied", "InvalidAccessKeyId"),
+        ("s3", "", "AWS_ACCESS_KEY_ID", "ModelAccessDenied", "XAdminUserNotFound"),
         ("s3", "s3://models/none", "", "ModelNotFound", "has no files"),
         ("s3", "s3://no-such-bucket/none", "", "ModelNotFound", "does not exist"),
         ("oci", "", "token", "ModelAccessDenied", "is not open to these credentials (HTTP 401)"),

@@ -44,7 +44,14 @@ _CHECKSUMS: Final = {
 }
 _TOLD = frozenset({301, 307, 400, 403, 404})
 _DENIED = frozenset(
-    {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+    {
+        "AccessDenied",
+        "InvalidAccessKeyId",
+        "SignatureDoesNotMatch",
+        "ExpiredToken",
+        "InvalidToken",
+        "XAdminUserNotFound",  # versitygw's, with 404
+    }
 )
 
 
@@ -189,7 +196,7 @@ def _refusal(bucket: str, answer: Answer) -> Exception:
         code, message = markup.text_of(error, "Code"), markup.text_of(error, "Message")
     if code in _DENIED or answer.status == 403:
         return ModelAccessDenied(f"{where} is not open to these keys ({code or 'HTTP 403'}); {HINT}.")
-    if code in ("NoSuchBucket", "NoSuchKey") or answer.status == 404:
+    if code in ("NoSuchBucket", "NoSuchKey") or (answer.status == 404 and not code):
         return ModelNotFound(f"{where} does not exist; check the bucket's name, and the endpoint.")
     said = ": ".join(part for part in (code, message[:200]) if part) or f"HTTP {answer.status}"
     return DownloadFailed(f"{where} does not list its files ({said}); check region and endpoint.")

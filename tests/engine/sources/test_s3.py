@@ -210,10 +210,11 @@ def test_what_cannot_be_read_has_its_own_reason(bucket, endless, tmp_path, monke
         fetch("s3://models/llama", tmp_path, Fetch(), quick())
 
 
-def test_keys_that_a_store_does_not_know_are_no_missing_bucket(web, bucket, endless, tmp_path):
-    unknown = b"<Error><Code>InvalidAccessKeyId</Code><Message>no such key</Message></Error>"
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "XAdminUserNotFound"])
+def test_keys_that_a_store_does_not_know_are_no_missing_bucket(web, bucket, endless, tmp_path, code):
+    unknown = f"<Error><Code>{code}</Code><Message>no such key</Message></Error>".encode()
     web.script = Prefixed({}, "/models/?", endless(lambda handler: handler.answer(404, unknown)))
-    with pytest.raises(ModelAccessDenied, match="InvalidAccessKeyId"):
+    with pytest.raises(ModelAccessDenied, match=code):
         fetch("s3://models/llama", tmp_path, Fetch(), quick())
 
 
