@@ -236,14 +236,15 @@ class EngineCore:
                 tokens += row.count
             if self._scheduler.copies:
                 self._runner.copy_blocks(self._scheduler.copies)
-            self._scheduler.launch(scheduled)
+            if self._flight.several:
+                self._scheduler.launch(scheduled)
             self._flight.launch(scheduled)
         return tokens
 
     def _land(self) -> list[RequestOutput]:
         """Take in the oldest step."""
         landed, answers = self._flight.land()
-        scheduled = self._scheduler.land(landed)
+        scheduled = self._scheduler.land(landed) if self._flight.several else landed
         wanting, logits = answers if len(scheduled) == len(landed) else _without(answers, scheduled)
         step = batch.sort(wanting, logits, self._groups)
         for row in scheduled:

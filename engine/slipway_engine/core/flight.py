@@ -20,6 +20,7 @@ class Flight:
         self._runner = runner
         self._pipelined = runner if isinstance(runner, Pipelined) else None
         self._depth = 1 if self._pipelined is None else self._pipelined.depth
+        self.several = self._depth > 1  # else a step ends before anything else happens
         self._steps: deque[tuple[Sequence[Scheduled], Ticket | Answers]] = deque()
 
     def __len__(self) -> int:
@@ -33,7 +34,7 @@ class Flight:
 
     def share(self, runnable: int) -> int | None:
         """Return how many of the requests belong into one step; None where there is but one."""
-        return None if self._depth == 1 else max(1, -(-runnable // self._depth))
+        return max(1, -(-runnable // self._depth)) if self.several else None
 
     def launch(self, plan: Sequence[Scheduled]) -> None:
         """Send a step."""
