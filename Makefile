@@ -39,6 +39,7 @@ lock: venv ## Resolve the locks again from pyproject.toml
 generate: venv ## Write the CRD, the chart's copies, rules, dashboards and the API reference
 	@$(PY) crds/generate.py
 	$(PY) -m charts.generate
+	$(PY) -m charts.generate --kustomize
 
 format: venv ## Format the code
 	@$(VENV)/bin/ruff check -q --fix . ; $(VENV)/bin/ruff format -q .
