@@ -97,6 +97,14 @@ class TestValues:
             assert schema.get("description"), path
         assert {path for path, _ in leaves(VALUES)} <= {path for path, _ in fields(SCHEMA)}
 
+    def test_every_property_of_the_schema_is_a_value_that_can_be_read(self) -> None:
+        known = {
+            path
+            for path, schema in fields(SCHEMA)
+            if "properties" not in schema or path.endswith(".resources")
+        }
+        assert known - {path for path, _ in leaves(VALUES)} == {"global"}
+
     @pytest.mark.parametrize(
         ("setting", "said"),
         [
