@@ -132,6 +132,7 @@ def application(name, repository, namespace):
     }
 
 
+@pytest.mark.timeout(1200)  # the first run builds Argo CD
 def test_argo_cd_sees_what_git_says_through_a_models_life(
     argo, kube, operator, namespace, wait_for, tmp_path
 ):

@@ -20,6 +20,7 @@ from e2e.conftest import KubectlError, tool
 from e2e.space import Space
 from e2e.volumes import shared_volume
 
+pytestmark = pytest.mark.timeout(900)  # the first run builds two servers
 HERE = Path(__file__).resolve().parent
 RESOURCES = {"requests": {"cpu": "50m", "memory": "512Mi"}, "limits": {"memory": "2Gi"}}
 RESTRICTED = {
