@@ -51,7 +51,7 @@ async def test_metrics_are_served_in_prometheus_text():
 
 def test_every_metric_is_explained():
     root = Path(__file__).resolve().parents[2]
-    page = (root / "docs/operations/operator.md").read_text()
+    page = (root / "docs/operations/metrics.md").read_text()
     sources = (path.read_text() for path in (root / "operator/slipway_operator").rglob("*.py"))
     names = {name for source in sources for name in re.findall(r'"(slipway_operator_\w+)"', source)}
     assert len(names) >= 10

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +116,17 @@ class Engine:
 
 @pytest.fixture
 def unused_port() -> int:
-    """A port of which the next few are free too, most likely."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port if port < 65_000 else port - 100
+    """The first of three ports in a row that nobody has, below those that the system gives away."""
+    for _ in range(100):
+        first = random.randrange(20_000, 32_000)
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + 3):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no three ports in a row are free")
 
 
 @pytest.fixture(scope="module")
