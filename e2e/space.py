@@ -34,7 +34,9 @@ class Space:
             "tolerations": [{"key": "slipway.dev/fake", "operator": "Exists"}],
             "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "16Mi"}},
         }
-        spec = {"model": {"source": "file:///models/none.gguf"}, "podTemplate": pod, "replicas": 2, **spec}
+        # A name of its own: two objects that claim one name do not end alike.
+        model = {"source": "file:///models/none.gguf", "servedNames": [f"{name}-{self.name}"]}
+        spec = {"model": model, "podTemplate": pod, "replicas": 2, **spec}
         spec["rollout"] = {"drainSeconds": 0, **spec.get("rollout", {})}
         meta = {"name": name, "namespace": self.name}
         version = "slipway.dev/v1alpha1"
