@@ -24,6 +24,11 @@ def program(name: str) -> Path:
         return Path(own)
     if not shutil.which("apt-get"):
         raise ClusterError(f"There is no {name} here, and no apt-get to bring it; put it on PATH.")
+    return packaged() / "usr" / "bin" / name
+
+
+def packaged() -> Path:
+    """Return Debian's package, unpacked into a folder of the cache that bears its version."""
     folder = cache_root() / PACKAGE
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -32,7 +37,7 @@ def program(name: str) -> Path:
         unpacked = folder / re.sub(r"[^A-Za-z0-9_.-]", "-", version)
         if not unpacked.exists():
             _unpack(version, unpacked)
-    return unpacked / "usr" / "bin" / name
+    return unpacked
 
 
 def _unpack(version: str, place: Path) -> None:
